@@ -1,0 +1,31 @@
+//! Per-port counters.
+
+/// Traffic of one port. Per CPU in the map `port_counters`, indexed by slot.
+///
+/// A packet is a frame on the wire: a GSO buffer counts as the segments it stands for. Bytes are
+/// those of the buffer, from the Ethernet header on, without the FCS and without the headers that
+/// segmentation repeats.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Packets that came in from the port, dropped ones included.
+    pub rx_packets: u64,
+    /// Bytes that came in from the port.
+    pub rx_bytes: u64,
+    /// Packets that went out to the port.
+    pub tx_packets: u64,
+    /// Bytes that went out to the port.
+    pub tx_bytes: u64,
+    /// Packets of an uplink that were left to the host's stack, because no network of the switch
+    /// carries them or because they were addressed to the host.
+    pub to_host_packets: u64,
+    /// Packets from the port that were flooded.
+    pub flooded_packets: u64,
+    /// Source addresses that were not learned because the table is full.
+    pub fdb_full: u64,
+    /// Source addresses that were not learned because the port holds its limit (`--max-macs`).
+    pub fdb_port_limit: u64,
+}
+
+crate::pod!(PortCounters);
+const _: () = assert!(size_of::<PortCounters>() == 64, "one cache line");

@@ -1,0 +1,116 @@
+//! Why a frame is dropped: one name from the enum to the counter field, `vnet-user stats` and tests.
+
+/// Declares the reasons once: the enum, the counter struct with a field of the same name each, and
+/// the texts.
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $field:ident;)+) => {
+        /// The one reason a frame was dropped for.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        /// Frames dropped at one port, a field a reason. Per CPU in the map `port_drops`.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct DropCounters {
+            $($(#[doc = $doc])+ pub $field: u64,)+
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of the counters' fields.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name that counters, `vnet-user stats` and events use.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($field),)+
+                }
+            }
+
+            /// What the reason means, in a sentence.
+            #[must_use]
+            pub const fn describe(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc,)+).trim_ascii(),)+
+                }
+            }
+        }
+
+        impl DropCounters {
+            /// The counter of `reason`.
+            #[must_use]
+            pub const fn get(&self, reason: DropReason) -> u64 {
+                match reason {
+                    $(DropReason::$variant => self.$field,)+
+                }
+            }
+
+            /// The counter of the reason with this number, to change it; `None` past the last.
+            #[inline(always)]
+            pub fn by_number(&mut self, number: u32) -> Option<&mut u64> {
+                if number as usize >= DropReason::ALL.len() {
+                    return None;
+                }
+                // SAFETY: the struct is repr(C) with one u64 a reason in the order of the enum's
+                // discriminants, so the number is the index of the field. Indexing instead of
+                // matching keeps the kernel side to one bounded pointer addition.
+                Some(unsafe { &mut *core::ptr::from_mut(self).cast::<u64>().add(number as usize) })
+            }
+        }
+
+        const _: () = assert!(
+            size_of::<DropCounters>() == 8 * DropReason::ALL.len(),
+            "one u64 a reason"
+        );
+    };
+}
+
+drop_reasons! {
+    /// Shorter than an Ethernet header.
+    Runt = runt;
+    /// It came in on an interface that the switch's configuration does not hold.
+    PortUnknown = port_unknown;
+    /// The source MAC has the group bit set.
+    MacSourceGroup = mac_source_group;
+    /// The source MAC is all zero.
+    MacSourceZero = mac_source_zero;
+    /// Source or destination is on the switch's deny list.
+    MacDenied = mac_denied;
+    /// The source MAC is not on the port's list of allowed ones.
+    MacNotAllowed = mac_not_allowed;
+    /// The source MAC is the host's own.
+    MacSourceLocal = mac_source_local;
+    /// The source MAC has a static entry at another port.
+    MacSourceStatic = mac_source_static;
+    /// A VM sent to 01:80:c2:00:00:0x, which bridges never forward.
+    MacReserved = mac_reserved;
+    /// The destination is behind the port the frame came from.
+    MacSamePort = mac_same_port;
+    /// A tagged frame on an access port.
+    VlanTagged = vlan_tagged;
+    /// A tag that is not on the trunk's list.
+    VlanUnlisted = vlan_unlisted;
+    /// An untagged frame on a trunk without a native network.
+    VlanUntagged = vlan_untagged;
+    /// A frame with an inner tag would have left untagged.
+    DoubleTag = double_tag;
+    /// Longer than the MTU of the port it would have left by.
+    MtuExceeded = mtu_exceeded;
+    /// From one uplink to another.
+    UplinkToUplink = uplink_to_uplink;
+    /// No port of the segment could take it.
+    NoDestination = no_destination;
+    /// Over the port's limit for broadcast frames.
+    StormBroadcast = storm_broadcast;
+    /// Over the port's limit for multicast frames.
+    StormMulticast = storm_multicast;
+    /// Over the port's limit for unicast frames to unknown destinations.
+    StormUnknownUnicast = storm_unknown_unicast;
+    /// The kernel refused an edit or a redirect of the frame.
+    KernelRefused = kernel_refused;
+}
+
+crate::pod!(DropCounters);

@@ -1,0 +1,110 @@
+//! What the datapath knows of a port.
+
+/// Kind of a port. Zero is an unused slot, so that a zeroed map holds no ports.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PortKind {
+    /// No port.
+    #[default]
+    Unused = 0,
+    /// A virtual machine's tap or veth.
+    Vm = 1,
+    /// A physical NIC (or what stands for one), seen from its wire.
+    Uplink = 2,
+    /// The switch device: the host's stack behind its own interface.
+    Internal = 3,
+    /// The host's stack behind an uplink that is not a member of the switch device and keeps its
+    /// address. Shares the uplink's interface: what the host sends out of it comes in here.
+    UplinkHost = 4,
+}
+
+impl PortKind {
+    /// The word that listings use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unused => "unused",
+            Self::Vm => "vm",
+            Self::Uplink => "uplink",
+            Self::Internal => "internal",
+            Self::UplinkHost => "uplink-host",
+        }
+    }
+}
+
+/// `flags`: only sources on the port's list may send (`--mac`).
+pub const PORT_MAC_LIST: u32 = 1;
+/// `flags`: an XDP program may redirect frames to this port's device.
+pub const PORT_XDP_TARGET: u32 = 2;
+/// `flags`: TCP from XDP to this port goes up to TC, where GRO has merged it.
+pub const PORT_TCP_AT_TC: u32 = 4;
+/// `flags`: the port carries one network untagged and drops what is tagged.
+pub const PORT_ACCESS: u32 = 8;
+/// `flags`: the port is a member of the switch device. On an uplink without it, what the switch
+/// does not carry belongs to the host.
+pub const PORT_MEMBER: u32 = 16;
+
+/// Limited kinds of flooded traffic; the index into the `storm_…` arrays.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StormKind {
+    /// To ff:ff:ff:ff:ff:ff.
+    Broadcast = 0,
+    /// To any other group address.
+    Multicast = 1,
+    /// To a unicast address that is not in the FDB.
+    UnknownUnicast = 2,
+}
+
+/// Number of [`StormKind`]s.
+pub const STORM_KINDS: usize = 3;
+
+/// Configuration of one port, in the map `ports` at `generation * max_ports + slot`.
+///
+/// A port's slot is its interface index modulo the table's size where that is free, so that the
+/// lookup by interface index is one array access; else `port_aliases` tells the slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortConf {
+    /// Interface index; 0 in an unused slot.
+    pub ifindex: u32,
+    /// What is behind the port.
+    pub kind: PortKind,
+    /// `PORT_…` bits.
+    pub flags: u32,
+    /// Most addresses learned here; 0 is no limit but the table's.
+    pub max_macs: u32,
+    /// Nanoseconds between two frames of a kind at its limit, by [`StormKind`]; 0 is no limit.
+    pub storm_interval_ns: [u32; STORM_KINDS],
+    /// This port's slot.
+    pub slot: u16,
+    /// An uplink's and its host side's slots name each other; 0 is none.
+    pub peer_slot: u16,
+    /// Segment of untagged frames, or [`crate::NO_SEGMENT`].
+    pub native_segment: u16,
+    /// Always zero.
+    pub reserved: u16,
+}
+
+impl PortConf {
+    /// Nanoseconds between two frames of a kind at its limit; 0 is no limit.
+    #[inline(always)]
+    #[must_use]
+    pub fn storm_interval(&self, kind: StormKind) -> u32 {
+        // The compiler knows that a kind is in range and drops the check; the verifier wants it.
+        let number = core::hint::black_box(kind as usize);
+        self.storm_interval_ns.get(number).copied().unwrap_or(0)
+    }
+}
+
+/// State of a port's storm limits, in the map `storm_state`, indexed by slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StormState {
+    /// Theoretical arrival time of the next frame of a kind (GCRA, ITU-T I.371), in nanoseconds of
+    /// CLOCK_MONOTONIC, by [`StormKind`].
+    pub next_ns: [u64; STORM_KINDS],
+}
+
+crate::pod!(PortConf, StormState);
+const _: () = assert!(size_of::<PortConf>() == 36, "no padding");

@@ -1,0 +1,563 @@
+//! What becomes of a frame. Reads, never writes.
+
+use vnet_common::{
+    DropReason, FdbEntry, FdbKey, NO_SEGMENT, NO_SLOT, PortConf, PortKind, StormKind, SwitchConf,
+    fdb::FDB_LOCAL,
+    port::{PORT_ACCESS, PORT_MAC_LIST, PORT_MEMBER, PORT_TCP_AT_TC, PORT_XDP_TARGET},
+};
+
+use crate::{
+    fdb::is_expired,
+    frame::{Frame, is_broadcast, is_group, is_reserved, is_zero},
+    gso,
+    meta::{Hook, Meta},
+    tables::Tables,
+    window::Window,
+};
+
+/// Linux accepts no MTU below this (`ETH_MIN_MTU`, include/uapi/linux/if_ether.h), so that a frame
+/// this short fits everywhere and needs no look at the device.
+const LEAST_MTU: u32 = 68;
+
+/// What becomes of a frame, and what is to be booked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// The port it came from, once known.
+    pub port: Origin,
+    /// The segment it belongs to, once known.
+    pub segment: u16,
+    /// Half of the tables that was looked at.
+    pub generation: u32,
+    /// What its source address is worth knowing.
+    pub source: Source,
+    /// Its header.
+    pub frame: Frame,
+}
+
+/// The port a frame came from, as far as the rest of the pipeline needs it. A program's stack is
+/// 512 bytes for all its calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The port.
+    pub slot: u16,
+    /// The other side of an uplink; 0 is none.
+    pub peer_slot: u16,
+    /// What is behind it.
+    pub kind: PortKind,
+}
+
+impl Origin {
+    #[inline(always)]
+    const fn of(port: &PortConf) -> Self {
+        Self {
+            slot: port.slot,
+            peer_slot: port.peer_slot,
+            kind: port.kind,
+        }
+    }
+}
+
+/// What becomes of a frame.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The switch redirected it here itself: let it pass, uncounted.
+    Redirected,
+    /// XDP leaves it to TC, unchanged and uncounted.
+    PassUp,
+    /// From an uplink's wire to the host's stack behind the same interface.
+    ToHost,
+    /// From the host's stack to the wire of the same interface.
+    ToWire,
+    /// To the port in `slot`, with the tag `vid`.
+    Forward,
+    /// To every other port of its segment; `storm` says which limit it counts against.
+    Flood,
+    /// To nobody, for `reason`, which is counted at `slot`.
+    Drop,
+}
+
+/// What becomes of a frame, with what belongs to it.
+///
+/// A struct and not an enum with fields: the kernel side keeps it in a map, where the verifier
+/// wants every byte written that is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What becomes of it.
+    pub fate: Fate,
+    /// For [`Fate::Flood`].
+    pub storm: StormKind,
+    /// For [`Fate::Drop`].
+    pub reason: DropReason,
+    /// For [`Fate::Forward`] and [`Fate::Drop`].
+    pub slot: u16,
+    /// For [`Fate::Forward`]: 0 is untagged.
+    pub vid: u16,
+}
+
+impl Verdict {
+    /// A verdict that needs nothing else.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plain(fate: Fate) -> Self {
+        Self {
+            fate,
+            storm: StormKind::Broadcast,
+            reason: DropReason::PortUnknown,
+            slot: NO_SLOT,
+            vid: 0,
+        }
+    }
+
+    /// A drop that is counted at `slot`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn drop(reason: DropReason, slot: u16) -> Self {
+        Self {
+            reason,
+            slot,
+            ..Self::plain(Fate::Drop)
+        }
+    }
+
+    /// To one port, with the tag `vid`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn forward(slot: u16, vid: u16) -> Self {
+        Self {
+            slot,
+            vid,
+            ..Self::plain(Fate::Forward)
+        }
+    }
+
+    /// To every other port of the segment.
+    #[inline(always)]
+    #[must_use]
+    pub const fn flood(storm: StormKind) -> Self {
+        Self {
+            storm,
+            ..Self::plain(Fate::Flood)
+        }
+    }
+}
+
+/// What a source address calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing: it is not to be learned, or it is known and fresh.
+    Known,
+    /// Its time is to be set.
+    Touch,
+    /// It is new here.
+    Learn,
+}
+
+impl Plan {
+    /// What a plan holds before anything was looked at.
+    pub const EMPTY: Self = Self {
+        verdict: Verdict::drop(DropReason::PortUnknown, NO_SLOT),
+        port: Origin {
+            slot: NO_SLOT,
+            peer_slot: NO_SLOT,
+            kind: PortKind::Unused,
+        },
+        segment: NO_SEGMENT,
+        generation: 0,
+        source: Source::Known,
+        frame: Frame::EMPTY,
+    };
+}
+
+/// Decides what becomes of a frame and writes it to `plan`, whatever that held before.
+#[inline(always)]
+pub fn decide<W: Window + ?Sized, T: Tables + ?Sized>(
+    meta: &Meta,
+    window: &W,
+    tables: &T,
+    plan: &mut Plan,
+) {
+    *plan = Plan::EMPTY;
+    let verdict = judge(meta, window, tables, plan);
+    plan.verdict = verdict;
+    if matches!(meta.hook, Hook::Xdp) {
+        let plan = tables.opaque(plan);
+        plan.verdict = at_xdp(window, tables, plan);
+    }
+}
+
+#[inline(always)]
+fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
+    meta: &Meta,
+    window: &W,
+    tables: &T,
+    plan: &mut Plan,
+) -> Verdict {
+    let Some(conf) = tables.switch() else {
+        return unknown_port(meta);
+    };
+    let generation = conf.generation;
+    plan.generation = generation;
+    let Some(at_interface) = tables.port_by_ifindex(generation, meta.ifindex) else {
+        return unknown_port(meta);
+    };
+    // Only an uplink sees its own frames again: a VM has no way to set the token, but a frame that
+    // another switch on this host sent to one of our VM ports might carry its token.
+    if meta.redirected && matches!(at_interface.kind, PortKind::Uplink) {
+        return Verdict::plain(Fate::Redirected);
+    }
+    let port =
+        if matches!(meta.hook, Hook::TcEgress) && matches!(at_interface.kind, PortKind::Uplink) {
+            match tables.port(generation, at_interface.peer_slot) {
+                Some(host) if matches!(host.kind, PortKind::UplinkHost) => host,
+                // A member of the switch device: what the host sends out of it directly (LLDP) is for
+                // the wire.
+                _ => return Verdict::plain(Fate::ToWire),
+            }
+        } else {
+            at_interface
+        };
+    plan.port = Origin::of(port);
+    let drop = |reason| Verdict::drop(reason, port.slot);
+
+    if !Frame::parse(meta, window, &mut plan.frame) {
+        return drop(DropReason::Runt);
+    }
+    let plan = tables.opaque(plan);
+    let frame = &plan.frame;
+    if is_reserved(frame.dst) {
+        return reserved(port, frame, tables, generation);
+    }
+    let segment = match classify(port, frame, tables, generation) {
+        Ok(segment) => segment,
+        Err(verdict) => return verdict,
+    };
+    plan.segment = segment;
+
+    if let Some(reason) = check_addresses(port, frame, conf, tables) {
+        return drop(reason);
+    }
+    let now_s = tables.now_s();
+    let known = tables.fdb_find(FdbKey::new(frame.src, segment));
+    match check_source(port, known, now_s, conf) {
+        Ok(source) => plan.source = source,
+        Err(reason) => return drop(reason),
+    }
+
+    if is_group(frame.dst) {
+        let kind = if is_broadcast(frame.dst) {
+            StormKind::Broadcast
+        } else {
+            StormKind::Multicast
+        };
+        return Verdict::flood(kind);
+    }
+    let unknown = Verdict::flood(StormKind::UnknownUnicast);
+    let Some(entry) = tables.fdb_find(FdbKey::new(frame.dst, segment)) else {
+        return unknown;
+    };
+    if is_expired(&entry, now_s, conf.ageing_s) {
+        return unknown;
+    }
+    let Some(target) = tables.port(generation, entry.slot) else {
+        return unknown;
+    };
+    match pass(&plan.port, target) {
+        Path::Open => {}
+        Path::Same if matches!(port.kind, PortKind::UplinkHost) => {
+            return Verdict::plain(Fate::ToWire);
+        }
+        Path::Same => return drop(DropReason::MacSamePort),
+        Path::HostToHost => return drop(DropReason::NoDestination),
+        // The host's own traffic on one uplink does not leave by another, nor is it lost.
+        Path::UplinkToUplink if matches!(port.kind, PortKind::UplinkHost) => {
+            return Verdict::plain(Fate::ToWire);
+        }
+        Path::UplinkToUplink => return drop(DropReason::UplinkToUplink),
+        Path::Unused => return unknown,
+    }
+    if entry.slot == port.peer_slot {
+        return if matches!(port.kind, PortKind::UplinkHost) {
+            Verdict::plain(Fate::ToWire)
+        } else {
+            Verdict::plain(Fate::ToHost)
+        };
+    }
+    match egress(meta, frame, window, tables, generation, segment, target) {
+        Ok(vid) => Verdict::forward(target.slot, vid),
+        Err(Refused::NotMember) => unknown,
+        Err(Refused::Drop(reason)) => Verdict::drop(reason, target.slot),
+    }
+}
+
+/// A frame on an interface that the configuration does not hold, for the moment between attaching
+/// and configuring. What the host sends is the host's.
+#[inline(always)]
+fn unknown_port(meta: &Meta) -> Verdict {
+    match meta.hook {
+        Hook::Xdp => Verdict::plain(Fate::PassUp),
+        Hook::TcEgress => Verdict::plain(Fate::ToWire),
+        Hook::TcIngress => Verdict::drop(DropReason::PortUnknown, NO_SLOT),
+    }
+}
+
+/// 01:80:c2:00:00:00 to 0f: for the station at the end of this very link.
+#[inline(always)]
+fn reserved<T: Tables + ?Sized>(
+    port: &PortConf,
+    frame: &Frame,
+    tables: &T,
+    generation: u32,
+) -> Verdict {
+    match port.kind {
+        PortKind::UplinkHost => Verdict::plain(Fate::ToWire),
+        // The bridge behind a member uplink takes 01 to 0f up to the host, but with STP off it
+        // would forward 00 (br_handle_frame, net/bridge/br_input.c), so that goes to the switch
+        // device by our own hand.
+        PortKind::Uplink if port.flags & PORT_MEMBER != 0 && frame.dst[5] == 0 => {
+            match tables.port(generation, port.peer_slot) {
+                Some(device) => Verdict::forward(device.slot, frame.tag.vid()),
+                None => Verdict::drop(DropReason::MacReserved, port.slot),
+            }
+        }
+        PortKind::Uplink => Verdict::plain(Fate::ToHost),
+        _ => Verdict::drop(DropReason::MacReserved, port.slot),
+    }
+}
+
+/// Whether what no network carries is none of the switch's business on this port.
+#[inline(always)]
+fn is_lenient(port: &PortConf) -> bool {
+    match port.kind {
+        PortKind::UplinkHost => true,
+        PortKind::Uplink => port.flags & PORT_MEMBER == 0,
+        _ => false,
+    }
+}
+
+/// The segment of a frame by its outer tag, or what becomes of a frame without one.
+#[inline(always)]
+fn classify<T: Tables + ?Sized>(
+    port: &PortConf,
+    frame: &Frame,
+    tables: &T,
+    generation: u32,
+) -> Result<u16, Verdict> {
+    let vid = frame.tag.vid();
+    let reason = if vid == 0 {
+        // Untagged, or a priority tag (802.1Q-2022, 6.9.1).
+        if port.native_segment != NO_SEGMENT {
+            return Ok(port.native_segment);
+        }
+        DropReason::VlanUntagged
+    } else if port.flags & PORT_ACCESS != 0 {
+        DropReason::VlanTagged
+    } else {
+        match tables.tag_segment(generation, port.slot, vid) {
+            Some(segment) => return Ok(segment),
+            None => DropReason::VlanUnlisted,
+        }
+    };
+    Err(if !is_lenient(port) {
+        Verdict::drop(reason, port.slot)
+    } else if matches!(port.kind, PortKind::UplinkHost) {
+        Verdict::plain(Fate::ToWire)
+    } else {
+        Verdict::plain(Fate::ToHost)
+    })
+}
+
+/// What is wrong with a frame's addresses, if anything.
+#[inline(always)]
+fn check_addresses<T: Tables + ?Sized>(
+    port: &PortConf,
+    frame: &Frame,
+    conf: &SwitchConf,
+    tables: &T,
+) -> Option<DropReason> {
+    if is_group(frame.src) {
+        return Some(DropReason::MacSourceGroup);
+    }
+    if is_zero(frame.src) {
+        return Some(DropReason::MacSourceZero);
+    }
+    if conf.denied_macs[(conf.generation & 1) as usize] != 0
+        && (tables.mac_denied(conf.generation, frame.src)
+            || tables.mac_denied(conf.generation, frame.dst))
+    {
+        return Some(DropReason::MacDenied);
+    }
+    if port.flags & PORT_MAC_LIST != 0 && !tables.mac_allowed(conf.generation, port.slot, frame.src)
+    {
+        return Some(DropReason::MacNotAllowed);
+    }
+    None
+}
+
+/// Whether the source may be where it was seen, and whether that is news.
+#[inline(always)]
+fn check_source(
+    port: &PortConf,
+    known: Option<FdbEntry>,
+    now_s: u32,
+    conf: &SwitchConf,
+) -> Result<Source, DropReason> {
+    let Some(entry) = known else {
+        return Ok(Source::Learn);
+    };
+    if entry.is_static() {
+        return if entry.slot == port.slot {
+            Ok(Source::Known)
+        } else if entry.flags & FDB_LOCAL == 0 {
+            Err(DropReason::MacSourceStatic)
+        } else if is_stack(port.kind) {
+            // The host may send by any of its interfaces.
+            Ok(Source::Known)
+        } else {
+            Err(DropReason::MacSourceLocal)
+        };
+    }
+    if entry.slot != port.slot || is_expired(&entry, now_s, conf.ageing_s) {
+        return Ok(Source::Learn);
+    }
+    Ok(if entry.seen_s == now_s {
+        Source::Known
+    } else {
+        Source::Touch
+    })
+}
+
+/// Whether the host's stack is behind the port.
+#[inline(always)]
+#[must_use]
+pub const fn is_stack(kind: PortKind) -> bool {
+    matches!(kind, PortKind::Internal | PortKind::UplinkHost)
+}
+
+/// Whether frames may go from one port to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// They may.
+    Open,
+    /// It is the same port.
+    Same,
+    /// Both are uplinks.
+    UplinkToUplink,
+    /// Both are the host.
+    HostToHost,
+    /// There is no such port.
+    Unused,
+}
+
+/// Whether frames may go from one port to another.
+#[inline(always)]
+#[must_use]
+pub fn pass(from: &Origin, to: &PortConf) -> Path {
+    let at_uplink = |kind| matches!(kind, PortKind::Uplink | PortKind::UplinkHost);
+    if matches!(to.kind, PortKind::Unused) {
+        Path::Unused
+    } else if from.slot == to.slot {
+        Path::Same
+    } else if at_uplink(from.kind) && at_uplink(to.kind) {
+        // An outside uplink and the host behind it are one interface.
+        if from.peer_slot == to.slot {
+            Path::Open
+        } else {
+            Path::UplinkToUplink
+        }
+    } else if is_stack(from.kind) && is_stack(to.kind) {
+        Path::HostToHost
+    } else {
+        Path::Open
+    }
+}
+
+/// Why a frame does not leave by a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The port does not carry the segment.
+    NotMember,
+    /// It must not.
+    Drop(DropReason),
+}
+
+/// The tag with which a frame of `segment` leaves by `target`, 0 for none.
+///
+/// # Errors
+/// Why it does not leave there.
+#[inline(always)]
+pub fn egress<W: Window + ?Sized, T: Tables + ?Sized>(
+    meta: &Meta,
+    frame: &Frame,
+    window: &W,
+    tables: &T,
+    generation: u32,
+    segment: u16,
+    target: &PortConf,
+) -> Result<u16, Refused> {
+    let vid = if target.native_segment == segment {
+        0
+    } else {
+        match tables.segment_tag(generation, target.slot, segment) {
+            Some(vid) => vid,
+            None => return Err(Refused::NotMember),
+        }
+    };
+    if vid == 0 && frame.inner_tag {
+        return Err(Refused::Drop(DropReason::DoubleTag));
+    }
+    if meta.len > LEAST_MTU + crate::frame::ETH_LEN as u32 {
+        let l3_len = gso::wire_l3_len(meta, frame, window);
+        if !fits(l3_len, tables, generation, segment, target) {
+            return Err(Refused::Drop(DropReason::MtuExceeded));
+        }
+    }
+    Ok(vid)
+}
+
+/// Whether `l3_len` bytes are within the network's and the port's MTU.
+#[inline(always)]
+pub fn fits<T: Tables + ?Sized>(
+    l3_len: u32,
+    tables: &T,
+    generation: u32,
+    segment: u16,
+    target: &PortConf,
+) -> bool {
+    if let Some(network) = tables.segment(generation, segment)
+        && network.mtu != 0
+        && l3_len > network.mtu
+    {
+        return false;
+    }
+    // What goes to the host has arrived: its MTU limits what it sends.
+    if is_stack(target.kind) {
+        return true;
+    }
+    tables.mtu(target.ifindex).is_none_or(|mtu| l3_len <= mtu)
+}
+
+/// What of a verdict XDP carries out itself: drops, and unicast to devices that take it.
+#[inline(always)]
+fn at_xdp<W: Window + ?Sized, T: Tables + ?Sized>(
+    window: &W,
+    tables: &T,
+    plan: &Plan,
+) -> Verdict {
+    match plan.verdict.fate {
+        Fate::Drop => return plan.verdict,
+        Fate::Forward => {}
+        _ => return Verdict::plain(Fate::PassUp),
+    }
+    match tables.port(plan.generation, plan.verdict.slot) {
+        Some(target)
+            if target.flags & PORT_XDP_TARGET != 0
+                && !(target.flags & PORT_TCP_AT_TC != 0 && gso::is_tcp(&plan.frame, window)) =>
+        {
+            plan.verdict
+        }
+        _ => Verdict::plain(Fate::PassUp),
+    }
+}

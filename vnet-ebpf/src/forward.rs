@@ -1,0 +1,270 @@
+//! Carries a settled plan out: edits the tag and sends the frame, to one port or to many.
+
+use vnet_common::{DropReason, PortConf, StormKind};
+
+use crate::{
+    decide::{Fate, Origin, Path, Plan, is_stack, pass},
+    frame::Frame,
+    gso,
+    meta::{Meta, Tag},
+    tables::Effects,
+    window::Window,
+};
+
+/// A frame that can be edited and sent.
+pub trait Packet {
+    /// Replaces the outer tag `from` by `to`. False when the kernel refuses.
+    fn retag(&mut self, from: Tag, to: Tag) -> bool;
+    /// Sends a copy and keeps the frame. False when the kernel refuses.
+    fn send_copy(&mut self, to: Exit) -> bool;
+}
+
+/// Where a frame leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exit {
+    /// The interface.
+    pub ifindex: u32,
+    /// Into the interface, as if it had arrived there, instead of out of it.
+    pub to_stack: bool,
+    /// The interface is an uplink whose program will see the frame again: mark it.
+    pub mark: bool,
+}
+
+/// What remains to be done with the frame itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Hand it to whatever is behind the hook.
+    Pass,
+    /// Drop it.
+    Drop,
+    /// Send it.
+    Redirect(Exit),
+}
+
+impl Exit {
+    #[inline(always)]
+    fn to(port: &PortConf) -> Self {
+        use vnet_common::PortKind;
+        Self {
+            ifindex: port.ifindex,
+            to_stack: is_stack(port.kind),
+            mark: matches!(port.kind, PortKind::Uplink | PortKind::UplinkHost),
+        }
+    }
+}
+
+/// Carries out what is not a flood. `None` for a flood: see [`Flood`].
+#[inline(always)]
+pub fn forward<T: Effects + ?Sized, P: Packet>(
+    plan: &Plan,
+    meta: &Meta,
+    tables: &T,
+    packet: &mut P,
+) -> Option<Action> {
+    Some(match plan.verdict.fate {
+        Fate::Redirected | Fate::PassUp | Fate::ToHost | Fate::ToWire => Action::Pass,
+        Fate::Drop => Action::Drop,
+        Fate::Flood => return None,
+        Fate::Forward => {
+            let slot = plan.verdict.slot;
+            let packets = meta.packets();
+            let Some(target) = tables.port(plan.generation, slot) else {
+                tables.count_drop(slot, DropReason::KernelRefused, packets);
+                return Some(Action::Drop);
+            };
+            if !packet.retag(plan.frame.tag, plan.frame.tag.with_vid(plan.verdict.vid)) {
+                tables.count_drop(slot, DropReason::KernelRefused, packets);
+                return Some(Action::Drop);
+            }
+            tables.count_tx(slot, packets, meta.len);
+            Action::Redirect(Exit::to(target))
+        }
+    })
+}
+
+/// A port that is to get a flooded frame.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    /// Whether there is one.
+    waiting: bool,
+    slot: u16,
+    tag: Tag,
+    exit: Exit,
+}
+
+impl Pending {
+    const NOBODY: Self = Self {
+        waiting: false,
+        slot: 0,
+        tag: Tag::NONE,
+        exit: Exit {
+            ifindex: 0,
+            to_stack: false,
+            mark: false,
+        },
+    };
+}
+
+/// A flood under way. The kernel walks the members with `bpf_loop`, so the state lives between
+/// steps; the length on the wire is worked out before the first copy, since copying takes the
+/// window away.
+#[derive(Clone, Copy, Debug)]
+pub struct Flood {
+    generation: u32,
+    segment: u16,
+    from: Origin,
+    frame: Frame,
+    unknown_unicast: bool,
+    l3_len: u32,
+    len: u32,
+    packets: u32,
+    /// The tag that the frame has at this moment.
+    tag: Tag,
+    /// The last port that is to get it: sent when the next one is found, or as the frame itself.
+    pending: Pending,
+    /// The frame itself goes on to the host or the wire behind the hook.
+    keep: bool,
+    /// A port would have taken it, had it fitted. No count: the verifier walks the loop until the
+    /// state repeats.
+    refused: bool,
+    /// First member's index.
+    pub first_member: u32,
+    /// Number of members.
+    pub member_count: u32,
+}
+
+impl Flood {
+    /// Begins a flood in `flood`'s place, whatever that held before.
+    #[inline(always)]
+    pub fn begin<W: Window + ?Sized, T: Effects + ?Sized>(
+        flood: &mut Self,
+        plan: &Plan,
+        meta: &Meta,
+        window: &W,
+        tables: &T,
+    ) {
+        let (first_member, member_count) = tables
+            .segment(plan.generation, plan.segment)
+            .map_or((0, 0), |s| (s.first_member, s.member_count));
+        *flood = Self {
+            generation: plan.generation,
+            segment: plan.segment,
+            from: plan.port,
+            frame: plan.frame,
+            unknown_unicast: matches!(plan.verdict.storm, StormKind::UnknownUnicast),
+            l3_len: gso::wire_l3_len(meta, &plan.frame, window),
+            len: meta.len,
+            packets: meta.packets(),
+            tag: plan.frame.tag,
+            pending: Pending::NOBODY,
+            keep: false,
+            refused: false,
+            first_member,
+            member_count,
+        };
+    }
+
+    /// Serves the `index`th member.
+    #[inline(always)]
+    pub fn step<T: Effects + ?Sized, P: Packet>(&mut self, index: u32, tables: &T, packet: &mut P) {
+        let Some(member) = tables.member(self.generation, self.first_member.wrapping_add(index))
+        else {
+            return;
+        };
+        let Some(target) = tables.port(self.generation, member.slot) else {
+            return;
+        };
+        if pass(&self.from, target) != Path::Open {
+            return;
+        }
+        // The host's own addresses are never unknown.
+        if self.unknown_unicast && is_stack(target.kind) {
+            return;
+        }
+        if target.slot == self.from.peer_slot {
+            self.keep = true;
+            return;
+        }
+        let refused = if member.vid == 0 && self.frame.inner_tag {
+            Some(DropReason::DoubleTag)
+        } else if !crate::decide::fits(self.l3_len, tables, self.generation, self.segment, target) {
+            Some(DropReason::MtuExceeded)
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            tables.count_drop(target.slot, reason, self.packets);
+            self.refused = true;
+            return;
+        }
+        self.send_pending(tables, packet);
+        self.pending = Pending {
+            waiting: true,
+            slot: target.slot,
+            tag: self.frame.tag.with_vid(member.vid),
+            exit: Exit::to(target),
+        };
+    }
+
+    /// Sends a copy to the port that is waiting for one.
+    #[inline(always)]
+    fn send_pending<T: Effects + ?Sized, P: Packet>(&mut self, tables: &T, packet: &mut P) {
+        if !self.pending.waiting {
+            return;
+        }
+        let Pending {
+            slot, tag, exit, ..
+        } = self.pending;
+        if self.retag(packet, tag) && packet.send_copy(exit) {
+            tables.count_tx(slot, self.packets, self.len);
+        } else {
+            tables.count_drop(slot, DropReason::KernelRefused, self.packets);
+        }
+    }
+
+    #[inline(always)]
+    fn retag<P: Packet>(&mut self, packet: &mut P, to: Tag) -> bool {
+        if self.tag == to {
+            return true;
+        }
+        let done = packet.retag(self.tag, to);
+        if done {
+            self.tag = to;
+        }
+        done
+    }
+
+    /// Ends the flood: what becomes of the frame itself.
+    #[inline(always)]
+    pub fn end<T: Effects + ?Sized, P: Packet>(&mut self, tables: &T, packet: &mut P) -> Action {
+        use vnet_common::PortKind;
+        if self.keep {
+            self.send_pending(tables, packet);
+            if !self.retag(packet, self.frame.tag) {
+                tables.count_drop(self.from.slot, DropReason::KernelRefused, self.packets);
+                return Action::Drop;
+            }
+            if matches!(self.from.kind, PortKind::Uplink) {
+                tables.count_to_host(self.from.slot, self.packets);
+            }
+            tables.count_tx(self.from.peer_slot, self.packets, self.len);
+            return Action::Pass;
+        }
+        if !self.pending.waiting {
+            // What was refused at its ports has been counted there, each with its reason.
+            if !self.refused {
+                tables.count_drop(self.from.slot, DropReason::NoDestination, self.packets);
+            }
+            return Action::Drop;
+        }
+        let Pending {
+            slot, tag, exit, ..
+        } = self.pending;
+        if !self.retag(packet, tag) {
+            tables.count_drop(slot, DropReason::KernelRefused, self.packets);
+            return Action::Drop;
+        }
+        tables.count_tx(slot, self.packets, self.len);
+        Action::Redirect(exit)
+    }
+}

@@ -1,0 +1,10 @@
+//! The glue: everything here is eBPF only, and the only place with helpers and raw packet access.
+
+pub mod ageing;
+pub mod control;
+pub mod maps;
+pub mod tables;
+pub mod tc;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod xdp;

@@ -1,0 +1,126 @@
+//! Books a plan: counters, learned addresses, limits, events. Changes no packet.
+
+use vnet_common::{DropReason, Event, EventKind, FdbKey, StormKind};
+
+use crate::{
+    decide::{Fate, Plan, Source, Verdict},
+    fdb::Learned,
+    meta::Meta,
+    tables::Effects,
+};
+
+/// Books the plan. A flood over its port's limit becomes a drop.
+#[inline(always)]
+pub fn settle<T: Effects + ?Sized>(plan: &mut Plan, meta: &Meta, tables: &T) {
+    if matches!(plan.verdict.fate, Fate::Redirected | Fate::PassUp) {
+        return;
+    }
+    let packets = meta.packets();
+    let slot = plan.port.slot;
+    tables.count_rx(slot, packets, meta.len);
+    match plan.source {
+        Source::Known => {}
+        Source::Touch => touch(plan, tables),
+        Source::Learn => learn(plan, tables),
+    }
+    if matches!(plan.verdict.fate, Fate::Flood) {
+        let kind = plan.verdict.storm;
+        if within_storm_limit(plan, kind, packets, tables) {
+            tables.count_flooded(slot, packets);
+        } else {
+            plan.verdict = Verdict::drop(storm_reason(kind), slot);
+        }
+    }
+    match plan.verdict.fate {
+        Fate::Drop => tables.count_drop(plan.verdict.slot, plan.verdict.reason, packets),
+        Fate::ToHost => {
+            tables.count_to_host(slot, packets);
+            if plan.port.peer_slot != 0 {
+                tables.count_tx(plan.port.peer_slot, packets, meta.len);
+            }
+        }
+        Fate::ToWire => tables.count_tx(plan.port.peer_slot, packets, meta.len),
+        _ => {}
+    }
+}
+
+/// Takes a flooded frame from its port's limit, and reports when there is none left.
+#[inline(never)]
+fn within_storm_limit<T: Effects + ?Sized>(
+    plan: &Plan,
+    kind: StormKind,
+    packets: u32,
+    tables: &T,
+) -> bool {
+    let slot = plan.port.slot;
+    let interval_ns = tables
+        .port(plan.generation, slot)
+        .map_or(0, |port| port.storm_interval(kind));
+    if interval_ns == 0 || tables.storm_take(slot, kind, interval_ns, packets) {
+        return true;
+    }
+    tables.report(&Event {
+        time_ns: tables.now_ns(),
+        kind: EventKind::Storm as u32,
+        mac: plan.frame.src,
+        slot,
+        segment: plan.segment,
+        reason: storm_reason(kind) as u32,
+        ..Event::default()
+    });
+    false
+}
+
+#[inline(always)]
+fn source_key(plan: &Plan) -> FdbKey {
+    FdbKey::new(plan.frame.src, plan.segment)
+}
+
+const fn storm_reason(kind: StormKind) -> DropReason {
+    match kind {
+        StormKind::Broadcast => DropReason::StormBroadcast,
+        StormKind::Multicast => DropReason::StormMulticast,
+        StormKind::UnknownUnicast => DropReason::StormUnknownUnicast,
+    }
+}
+
+/// Sets a known address's time; once a second an address.
+#[inline(never)]
+fn touch<T: Effects + ?Sized>(plan: &Plan, tables: &T) {
+    tables.fdb_touch(source_key(plan), tables.now_s());
+}
+
+/// Learns the source address and tells what is worth telling.
+#[inline(never)]
+fn learn<T: Effects + ?Sized>(plan: &Plan, tables: &T) {
+    let slot = plan.port.slot;
+    let (Some(conf), Some(port)) = (tables.switch(), tables.port(plan.generation, slot)) else {
+        return;
+    };
+    let mut old_slot = 0;
+    let kind = match tables.fdb_learn(source_key(plan), port, conf, tables.now_s()) {
+        Learned::Refreshed | Learned::Static => return,
+        Learned::New => EventKind::MacLearned,
+        Learned::Moved { from } => {
+            old_slot = from;
+            EventKind::MacMoved
+        }
+        Learned::TableFull => {
+            tables.count_not_learned(slot, true);
+            EventKind::FdbFull
+        }
+        Learned::PortFull => {
+            tables.count_not_learned(slot, false);
+            EventKind::FdbPortLimit
+        }
+    };
+    tables.report(&Event {
+        time_ns: tables.now_ns(),
+        kind: kind as u32,
+        mac: plan.frame.src,
+        slot,
+        old_slot,
+        segment: plan.segment,
+        ..Event::default()
+    });
+}

@@ -1,0 +1,172 @@
+//! `events`.
+
+use std::{fs::File, os::fd::AsRawFd as _, ptr};
+
+use aya::maps::{MapData, RingBuf};
+use serde::Serialize;
+use vnet_common::{DropReason, Event, EventKind};
+
+use crate::cli::{EventsArgs, Format};
+use crate::config::MacAddr;
+use crate::datapath::maps;
+use crate::error::{Doing as _, Error};
+use crate::host::kernel;
+use crate::output::{Listing, Output, or_dash, print};
+use crate::runtime::Session;
+
+const DOING: &str = "reading events";
+
+/// Runs it. What one reader has taken is gone for others, so there is one at a time.
+pub fn run(session: &mut Session, output: &Output, args: EventsArgs) -> Result<(), Error> {
+    session.need_up(DOING)?;
+    let _only = only_reader(session)?;
+    let mut ring = maps::ring_buf(session.pins(), "events").doing(|| DOING.into())?;
+    let rows = take(session, &mut ring);
+    if !args.follow {
+        return output.list(&rows);
+    }
+    if output.format() == Format::Table {
+        print(&format!("{}\n", Row::COLUMNS.join("  ")))?;
+    }
+    emit(output, &rows)?;
+    loop {
+        wait(&ring)?;
+        // Names change while we wait, and the switch may go down.
+        session.reload()?;
+        if !session.is_up() {
+            return Ok(());
+        }
+        let rows = take(session, &mut ring);
+        emit(output, &rows)?;
+    }
+}
+
+/// Prints one event a line, as it comes.
+fn emit(output: &Output, rows: &[Row]) -> Result<(), Error> {
+    for row in rows {
+        if output.format() == Format::Table {
+            print(&format!("{}\n", row.cells().join("  ")))?;
+        } else {
+            let line = serde_json::to_string(row).doing(|| "spelling an event".into())?;
+            print(&format!("{line}\n"))?;
+        }
+    }
+    Ok(())
+}
+
+fn only_reader(session: &Session) -> Result<File, Error> {
+    let path = session
+        .run_dir()
+        .join(format!("{}.events.lock", session.switch()));
+    let file = File::create(&path).doing(|| format!("opening {}", path.display()))?;
+    file.try_lock().map_err(|_| {
+        Error::new(DOING, "another `vnet-user events` is reading them")
+            .mend("end that one: an event goes to one reader")
+    })?;
+    Ok(file)
+}
+
+fn wait(ring: &RingBuf<MapData>) -> Result<(), Error> {
+    let mut poll = libc::pollfd {
+        fd: ring.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one descriptor, which the ring keeps open. A second at most, to notice `down`.
+    if unsafe { libc::poll(&raw mut poll, 1, 1000) } < 0 {
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return Err(Error::new(DOING, error));
+        }
+    }
+    Ok(())
+}
+
+fn take(session: &Session, ring: &mut RingBuf<MapData>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    while let Some(item) = ring.next() {
+        if item.len() < size_of::<Event>() {
+            continue;
+        }
+        // SAFETY: long enough; the record is plain data and may lie anywhere.
+        let event = unsafe { ptr::read_unaligned(item.as_ptr().cast::<Event>()) };
+        rows.push(Row::new(session, &event));
+    }
+    rows
+}
+
+#[derive(Serialize)]
+struct Row {
+    /// Milliseconds since the epoch.
+    time_ms: u64,
+    event: &'static str,
+    port: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old_port: Option<String>,
+    network: String,
+    mac: MacAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    /// Events of this kind that were held back before this one.
+    suppressed: u32,
+}
+
+impl Row {
+    fn new(session: &Session, event: &Event) -> Self {
+        let kind = EventKind::ALL
+            .iter()
+            .find(|kind| **kind as u32 == event.kind);
+        let port = |slot: u16| {
+            session
+                .state()
+                .and_then(|state| state.slots.get(&slot))
+                .map_or_else(|| format!("slot {slot}"), |(name, _)| name.clone())
+        };
+        let ago_ns = kernel::monotonic_ns().saturating_sub(event.time_ns);
+        let now_ms = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |d| d.as_millis() as u64);
+        Self {
+            time_ms: now_ms.saturating_sub(ago_ns / 1_000_000),
+            event: kind.map_or("unknown", |kind| kind.name()),
+            port: port(event.slot),
+            old_port: (event.kind == EventKind::MacMoved as u32).then(|| port(event.old_slot)),
+            network: session
+                .state()
+                .and_then(|state| state.segments.get(&event.segment).cloned())
+                .unwrap_or_else(|| format!("segment {}", event.segment)),
+            mac: MacAddr(event.mac),
+            reason: (event.kind == EventKind::Storm as u32)
+                .then(|| DropReason::ALL.get(event.reason as usize).map(|r| r.name()))
+                .flatten(),
+            suppressed: event.suppressed,
+        }
+    }
+}
+
+impl Listing for Row {
+    const PLURAL: &'static str = "events";
+    const COLUMNS: &'static [&'static str] = &[
+        "TIME", "EVENT", "PORT", "FROM", "NETWORK", "MAC", "REASON", "HELD BACK",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let seconds = self.time_ms / 1000 % 86_400;
+        vec![
+            format!(
+                "{:02}:{:02}:{:02}.{:03}",
+                seconds / 3600,
+                seconds / 60 % 60,
+                seconds % 60,
+                self.time_ms % 1000
+            ),
+            self.event.into(),
+            self.port.clone(),
+            or_dash(self.old_port.as_ref()),
+            self.network.clone(),
+            self.mac.to_string(),
+            or_dash(self.reason),
+            self.suppressed.to_string(),
+        ]
+    }
+}

@@ -1,0 +1,76 @@
+//! One command a file. A command turns its arguments into one call of the layer below and prints
+//! the answer.
+
+mod completions;
+mod down;
+mod events;
+mod fdb;
+mod get;
+mod mac;
+mod man;
+mod network;
+mod port;
+mod set;
+mod stats;
+mod status;
+mod up;
+
+use crate::cli::{Cli, Command};
+use crate::config::{Config, Edited, Invalid};
+use crate::error::Error;
+use crate::output::Output;
+use crate::runtime::Session;
+
+/// Runs what was typed.
+pub fn run(cli: Cli) -> Result<(), Error> {
+    let output = Output::new(&cli.global);
+    // These two are about the program, not about a switch.
+    match &cli.command {
+        Command::Completions(args) => return completions::run(args),
+        Command::Man(args) => return man::run(args),
+        _ => {}
+    }
+    let mut session = Session::open(&cli.global)?;
+    let session = &mut session;
+    match cli.command {
+        Command::Up(args) => up::run(session, &output, args),
+        Command::Down => down::run(session, &output),
+        Command::Status => status::run(session, &output),
+        Command::Network(command) => network::run(session, &output, command),
+        Command::Port(command) => port::run(session, &output, command),
+        Command::Fdb(command) => fdb::run(session, &output, command),
+        Command::Mac(command) => mac::run(session, &output, command),
+        Command::Set(args) => set::run(session, &output, args),
+        Command::Get(args) => get::run(session, &output, args),
+        Command::Stats(args) => stats::run(session, &output, args),
+        Command::Events(args) => events::run(session, &output, args),
+        Command::Completions(_) | Command::Man(_) => Ok(()),
+    }
+}
+
+/// Changes the document and, while the switch is up, the kernel; says what was warned of and when
+/// the change takes effect.
+fn edit(
+    session: &mut Session,
+    output: &Output,
+    doing: &str,
+    edit: impl FnOnce(&mut Config) -> Result<(), Invalid>,
+) -> Result<Edited, Error> {
+    let store = session.store().clone();
+    let edited = store.edit(doing, edit, |old, new| session.sync(old, new))?;
+    for warning in &edited.warnings {
+        output.warn(warning);
+    }
+    if edited.changed() && !session.is_up() {
+        output.note(&format!(
+            "the switch {} is down: this takes effect at `up`",
+            session.switch()
+        ));
+    }
+    Ok(edited)
+}
+
+/// The configuration for listings: a switch without a document is as one begins.
+fn load(session: &Session) -> Result<Config, Error> {
+    Ok(session.store().load()?.unwrap_or_default())
+}

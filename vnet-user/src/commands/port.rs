@@ -1,0 +1,188 @@
+//! `port add | set | del | list | show`.
+
+use serde::Serialize;
+use vnet_common::PortKind;
+
+use super::{edit, load};
+use crate::cli::{PortAddArgs, PortCommand, PortDelArgs, PortSetArgs};
+use crate::config::edits::PortChange;
+use crate::config::{CarriedNetwork, Config, MacAddr, Port, StormLimits, edits};
+use crate::error::Error;
+use crate::output::{Listing, Output, joined};
+use crate::runtime::{PortState, Session};
+
+/// Runs the verb.
+pub fn run(session: &mut Session, output: &Output, command: PortCommand) -> Result<(), Error> {
+    match command {
+        PortCommand::Add(args) => add(session, output, args),
+        PortCommand::Set(args) => set(session, output, args),
+        PortCommand::Del(args) => del(session, output, &args),
+        PortCommand::List => list(session, output),
+        PortCommand::Show { iface } => show(session, output, &iface),
+    }
+}
+
+fn add(session: &mut Session, output: &Output, args: PortAddArgs) -> Result<(), Error> {
+    let name = args.iface;
+    let doing = format!("adding the port {name}");
+    let options = args
+        .options
+        .check()
+        .map_err(|why| Error::usage(doing.as_str(), why))?;
+    if options.native.is_some() && options.trunk.is_none() {
+        return Err(Error::usage(doing, "only a trunk has a native network")
+            .mend("say --trunk too, or --network for one untagged network"));
+    }
+    let switch = session.switch().to_owned();
+    let edited = edit(session, output, &doing, |config| {
+        if args.may_exist && (config.port(&name).is_some() || name == switch) {
+            return Ok(());
+        }
+        let mut port = Port::new(name.as_str());
+        options.apply(&mut port)?;
+        edits::add_port(config, &switch, port)
+    })?;
+    warn_of_nothing_carried(output, &edited.new, &name);
+    Ok(())
+}
+
+fn set(session: &mut Session, output: &Output, args: PortSetArgs) -> Result<(), Error> {
+    let name = args.iface;
+    let doing = format!("changing the port {name}");
+    let change = args
+        .options
+        .check()
+        .map_err(|why| Error::usage(doing.as_str(), why))?;
+    if change == PortChange::default() {
+        return Err(Error::usage(doing, "nothing to change is named")
+            .mend("vnet-user port set --help lists the options"));
+    }
+    let switch = session.switch().to_owned();
+    let edited = edit(session, output, &doing, |config| {
+        edits::set_port(config, &switch, &name, change)
+    })?;
+    warn_of_nothing_carried(output, &edited.new, &name);
+    Ok(())
+}
+
+fn del(session: &mut Session, output: &Output, args: &PortDelArgs) -> Result<(), Error> {
+    let name = args.iface.as_str();
+    let switch = session.switch().to_owned();
+    edit(
+        session,
+        output,
+        &format!("deleting the port {name}"),
+        |config| {
+            if args.if_exists && config.port(name).is_none() && name != switch {
+                return Ok(());
+            }
+            edits::delete_port(config, &switch, name)
+        },
+    )?;
+    Ok(())
+}
+
+/// An emptied trunk is allowed, but rarely meant.
+fn warn_of_nothing_carried(output: &Output, config: &Config, name: &str) {
+    if let Some(port) = config.port(name)
+        && config.carried(port).networks.is_empty()
+    {
+        output.warn(&format!(
+            "the port {name} carries no network: everything from it is dropped"
+        ));
+    }
+}
+
+fn list(session: &Session, output: &Output) -> Result<(), Error> {
+    let config = load(session)?;
+    let rows: Vec<_> = config
+        .all_ports(session.switch())
+        .iter()
+        .map(|port| PortRow::new(session, &config, port))
+        .collect();
+    output.list(&rows)
+}
+
+fn show(session: &Session, output: &Output, name: &str) -> Result<(), Error> {
+    let config = load(session)?;
+    let ports = config.all_ports(session.switch());
+    match ports.iter().find(|port| port.name == name) {
+        Some(port) => output.show(&PortRow::new(session, &config, port)),
+        None => Err(edits::no_port(&config, session.switch(), name)
+            .doing(format!("showing the port {name}"))),
+    }
+}
+
+#[derive(Serialize)]
+struct PortRow {
+    name: String,
+    kind: &'static str,
+    state: PortState,
+    /// `access` or `trunk`.
+    mode: &'static str,
+    networks: Vec<CarriedNetwork>,
+    macs: Vec<MacAddr>,
+    /// 0 is no limit.
+    max_macs: u32,
+    storm: StormLimits,
+    #[serde(skip)]
+    carried: String,
+}
+
+impl PortRow {
+    fn new(session: &Session, config: &Config, port: &Port) -> Self {
+        let kind = if port.name == session.switch() {
+            PortKind::Internal
+        } else if port.uplink {
+            PortKind::Uplink
+        } else {
+            PortKind::Vm
+        };
+        let carried = config.carried(port);
+        Self {
+            name: port.name.clone(),
+            kind: kind.name(),
+            state: session.port_state(&port.name),
+            mode: if carried.access { "access" } else { "trunk" },
+            carried: carried.to_string(),
+            networks: carried.networks,
+            macs: port.macs.clone(),
+            max_macs: config.max_macs(port, session.switch()),
+            storm: port.storm.over(config.settings.storm),
+        }
+    }
+}
+
+impl Listing for PortRow {
+    const PLURAL: &'static str = "ports";
+    const COLUMNS: &'static [&'static str] = &["NAME", "KIND", "STATE", "MODE", "NETWORKS", "MACS"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.kind.into(),
+            self.state.to_string(),
+            self.mode.into(),
+            self.carried.clone(),
+            joined(&self.macs),
+        ]
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let max_macs = match self.max_macs {
+            0 => "no limit".into(),
+            limit => limit.to_string(),
+        };
+        let row = Self::COLUMNS.iter().copied().zip(self.cells());
+        row.chain([
+            ("MAX MACS", max_macs),
+            ("STORM BROADCAST", self.storm.broadcast.to_string()),
+            ("STORM MULTICAST", self.storm.multicast.to_string()),
+            (
+                "STORM UNKNOWN UNICAST",
+                self.storm.unknown_unicast.to_string(),
+            ),
+        ])
+        .collect()
+    }
+}

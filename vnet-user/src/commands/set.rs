@@ -1,0 +1,40 @@
+//! `set KEY=VALUE…`.
+
+use super::edit;
+use crate::cli::SetArgs;
+use crate::error::Error;
+use crate::output::Output;
+use crate::runtime::Session;
+
+/// Changes settings: all of them or, if one is wrong, none.
+pub fn run(session: &mut Session, output: &Output, args: SetArgs) -> Result<(), Error> {
+    let doing = "changing settings";
+    let assignments = args.assignments;
+    for (index, assignment) in assignments.iter().enumerate() {
+        let key = assignment.key.name;
+        if assignments[..index]
+            .iter()
+            .any(|other| other.key.name == key)
+        {
+            return Err(Error::usage(doing, format_args!("{key} is set twice")));
+        }
+    }
+    let edited = edit(session, output, doing, |config| {
+        for assignment in &assignments {
+            assignment.key.put(&mut config.settings, assignment.value);
+        }
+        Ok(())
+    })?;
+    if session.is_up() {
+        for key in assignments.iter().map(|assignment| assignment.key) {
+            let changed = key.get(&edited.old.settings) != key.get(&edited.new.settings);
+            if changed && key.needs_restart {
+                output.note(&format!(
+                    "{} is the size of a table: it changes by `down` and `up`",
+                    key.name
+                ));
+            }
+        }
+    }
+    Ok(())
+}

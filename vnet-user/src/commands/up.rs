@@ -1,0 +1,42 @@
+//! `up`.
+
+use crate::cli::UpArgs;
+use crate::config::edits;
+use crate::error::Error;
+use crate::host::Links;
+use crate::lifecycle;
+use crate::output::Output;
+use crate::runtime::Session;
+
+/// Runs it.
+pub fn run(session: &mut Session, output: &Output, args: UpArgs) -> Result<(), Error> {
+    let switch = session.switch().to_owned();
+    let doing = format!("bringing up the switch {switch}");
+    lifecycle::check_host(session)?;
+    let links = Links::open()?;
+    for uplink in &args.uplink {
+        if links.by_name(uplink)?.is_none() {
+            return Err(
+                Error::new(doing, format_args!("there is no interface {uplink}"))
+                    .mend("ip link shows the interfaces that there are"),
+            );
+        }
+    }
+    let store = session.store().clone();
+    let edited = store.edit(
+        &doing,
+        |config| {
+            for uplink in &args.uplink {
+                edits::ensure_uplink(config, &switch, uplink)?;
+            }
+            config.mode = args.mode.unwrap_or(config.mode);
+            config.fail = args.fail.unwrap_or(config.fail);
+            Ok(())
+        },
+        |old, new| lifecycle::up(session, old, new),
+    )?;
+    for warning in &edited.warnings {
+        output.warn(warning);
+    }
+    Ok(())
+}

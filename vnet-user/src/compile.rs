@@ -1,0 +1,383 @@
+//! From a configuration to the tables of the datapath: pure, so that equal configurations on equal
+//! interfaces give equal tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vnet_common::{
+    DEFAULT_SEGMENT, FIRST_INNER_SEGMENT, Mac, Member, NO_SEGMENT, NO_SLOT, PortConf, PortKind,
+    SEGMENTS, SegmentConf,
+    fdb::{FDB_LOCAL, FDB_STATIC},
+    port::{PORT_ACCESS, PORT_MAC_LIST, PORT_MEMBER, PORT_TCP_AT_TC, PORT_XDP_TARGET},
+};
+
+use crate::config::{Config, DEFAULT_NETWORK, Port, StormLimit};
+use crate::error::Error;
+
+/// Entries in a generation of the map `members` for each port that there is room for.
+pub const MEMBERS_PER_PORT: u32 = 64;
+
+/// What the host knows of a port's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Its address, which on uplinks and the switch device is the host's.
+    pub mac: Mac,
+    /// It is, or is about to be, a member of the switch device.
+    pub member: bool,
+    /// An XDP program may redirect frames to it.
+    pub xdp_target: bool,
+}
+
+/// Everything besides the configuration that the tables depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The switch's name.
+    pub switch: String,
+    /// Interfaces that exist, by port name.
+    pub interfaces: BTreeMap<String, Interface>,
+    /// Slots that are in use, so that a port keeps its own.
+    pub slots: BTreeMap<Owner, u16>,
+    /// TCP from XDP to VMs goes up to TC.
+    pub tcp_at_tc: bool,
+    /// Room for ports in the maps as they are; a power of two.
+    pub max_ports: u32,
+}
+
+/// Who has a slot: an interface, or the host behind one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// Interface index.
+    pub ifindex: u32,
+    /// The host's stack behind an outside uplink.
+    pub host_side: bool,
+}
+
+/// The tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Seconds after which an address is forgotten.
+    pub ageing_s: u32,
+    /// Most addresses in the FDB.
+    pub fdb_limit: u32,
+    /// Ports by slot.
+    pub ports: BTreeMap<u16, PortConf>,
+    /// Names of the ports' interfaces by slot.
+    pub names: BTreeMap<u16, String>,
+    /// Slots of ports whose own place was taken, by interface index.
+    pub aliases: BTreeMap<u32, u16>,
+    /// Segment by slot and tag.
+    pub tags: BTreeMap<(u16, u16), u16>,
+    /// Tag by slot and segment; untagged ones left out.
+    pub port_segments: BTreeMap<(u16, u16), u16>,
+    /// Members' places by segment.
+    pub segments: BTreeMap<u16, SegmentConf>,
+    /// Names of the networks by segment.
+    pub networks: BTreeMap<u16, String>,
+    /// Members, segment after segment.
+    pub members: Vec<Member>,
+    /// Denied addresses.
+    pub mac_deny: BTreeSet<Mac>,
+    /// Allowed sources by slot.
+    pub mac_allow: BTreeSet<(u16, Mac)>,
+    /// Entries of the FDB that are configured: slot and flags by address and segment.
+    pub fdb: BTreeMap<(Mac, u16), (u16, u16)>,
+}
+
+/// Works out the tables of a valid configuration. Ports without an interface are left out.
+///
+/// # Errors
+/// More ports or memberships than there is room for.
+pub fn compile(config: &Config, facts: &Facts) -> Result<Image, Error> {
+    let mut image = Image {
+        ageing_s: config.settings.ageing,
+        fdb_limit: config.settings.fdb_size,
+        mac_deny: config.mac_deny.iter().map(|mac| mac.octets()).collect(),
+        ..Image::default()
+    };
+    let segments = segment_ids(config);
+    let ports = config.all_ports(&facts.switch);
+    let present: Vec<(&Port, Interface)> = ports
+        .iter()
+        .filter_map(|port| Some((port, *facts.interfaces.get(&port.name)?)))
+        .collect();
+    let slots = assign_slots(&present, facts)?;
+
+    let mut members: BTreeMap<u16, Vec<Member>> = BTreeMap::new();
+    for (port, interface) in &present {
+        add_port(&mut image, &mut members, config, facts, &segments, &slots, port, interface);
+    }
+    for (name, segment) in &segments {
+        let in_segment = members.remove(segment).unwrap_or_default();
+        image.segments.insert(
+            *segment,
+            SegmentConf {
+                first_member: u32::try_from(image.members.len()).unwrap_or(u32::MAX),
+                member_count: u32::try_from(in_segment.len()).unwrap_or(u32::MAX),
+                mtu: config.network(name).and_then(|n| n.mtu).unwrap_or(0),
+            },
+        );
+        image.networks.insert(*segment, name.clone());
+        image.members.extend(in_segment);
+    }
+    let room = u64::from(MEMBERS_PER_PORT) * u64::from(facts.max_ports);
+    if image.members.len() as u64 > room {
+        return Err(Error::new(
+            "working out the switch's tables",
+            format_args!(
+                "the ports carry networks {} times in all, and there is room for {room}",
+                image.members.len()
+            ),
+        )
+        .mend("set max_ports to more, or have trunks carry fewer networks"));
+    }
+    for entry in &config.static_fdb {
+        let owner = facts.interfaces.get(&entry.port).map(|i| Owner {
+            ifindex: i.ifindex,
+            host_side: false,
+        });
+        if let (Some(slot), Some(segment)) = (
+            owner.and_then(|owner| slots.get(&owner)),
+            segments.get(&entry.network),
+        ) {
+            image
+                .fdb
+                .insert((entry.mac.octets(), *segment), (*slot, FDB_STATIC));
+        }
+    }
+    Ok(image)
+}
+
+/// A segment id for each network: its VLAN id, or a place above them found by its name, so that
+/// adding or deleting a network leaves the others' ids, and what was learned in them, alone.
+fn segment_ids(config: &Config) -> BTreeMap<String, u16> {
+    let mut ids = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    let mut names: Vec<&str> = config.network_names().collect();
+    names.sort_unstable();
+    for name in names {
+        let id = if name == DEFAULT_NETWORK {
+            DEFAULT_SEGMENT
+        } else if let Some(vlan) = config.vlan(name) {
+            vlan
+        } else {
+            let room = SEGMENTS as u16 - FIRST_INNER_SEGMENT;
+            let start = (fnv1a(name.as_bytes()) % u64::from(room)) as u16;
+            (0..room)
+                .map(|i| FIRST_INNER_SEGMENT + (start + i) % room)
+                .find(|id| !taken.contains(id))
+                .unwrap_or(FIRST_INNER_SEGMENT)
+        };
+        taken.insert(id);
+        ids.insert(name.to_owned(), id);
+    }
+    ids
+}
+
+/// FNV-1a, 64 bits: a hash that stays the same between builds.
+#[must_use]
+pub fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Whether the host's stack stays behind the port: an uplink outside the switch device.
+fn is_outside(port: &Port, interface: &Interface) -> bool {
+    port.uplink && !interface.member
+}
+
+fn assign_slots(
+    present: &[(&Port, Interface)],
+    facts: &Facts,
+) -> Result<BTreeMap<Owner, u16>, Error> {
+    let max_ports = facts.max_ports;
+    let mut owners = Vec::new();
+    for (port, interface) in present {
+        owners.push(Owner {
+            ifindex: interface.ifindex,
+            host_side: false,
+        });
+        if is_outside(port, interface) {
+            owners.push(Owner {
+                ifindex: interface.ifindex,
+                host_side: true,
+            });
+        }
+    }
+    if owners.len() >= max_ports as usize {
+        return Err(Error::new(
+            "working out the switch's tables",
+            format_args!(
+                "there are {} ports, an uplink counting twice, and room for {}",
+                owners.len(),
+                max_ports - 1
+            ),
+        )
+        .mend("set max_ports to more, then down and up"));
+    }
+    let mut slots = BTreeMap::new();
+    let mut taken = BTreeSet::from([NO_SLOT]);
+    for owner in &owners {
+        if let Some(slot) = facts.slots.get(owner)
+            && u32::from(*slot) < max_ports
+            && taken.insert(*slot)
+        {
+            slots.insert(*owner, *slot);
+        }
+    }
+    // The interface's own place first; host sides are never looked up by interface.
+    for owner in owners.iter().filter(|owner| !owner.host_side) {
+        let own = (owner.ifindex & (max_ports - 1)) as u16;
+        if !slots.contains_key(owner) && taken.insert(own) {
+            slots.insert(*owner, own);
+        }
+    }
+    let mut free = (1..max_ports as u16).rev();
+    for owner in &owners {
+        if slots.contains_key(owner) {
+            continue;
+        }
+        if let Some(slot) = free.by_ref().find(|slot| taken.insert(*slot)) {
+            slots.insert(*owner, slot);
+        }
+    }
+    Ok(slots)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one place in a pass over many tables")]
+fn add_port(
+    image: &mut Image,
+    members: &mut BTreeMap<u16, Vec<Member>>,
+    config: &Config,
+    facts: &Facts,
+    segments: &BTreeMap<String, u16>,
+    slots: &BTreeMap<Owner, u16>,
+    port: &Port,
+    interface: &Interface,
+) {
+    let slot_of = |host_side| {
+        let owner = Owner {
+            ifindex: interface.ifindex,
+            host_side,
+        };
+        slots.get(&owner).copied().unwrap_or(NO_SLOT)
+    };
+    let is_device = port.name == facts.switch;
+    let outside = is_outside(port, interface);
+    let slot = slot_of(false);
+    let host_slot = if outside { slot_of(true) } else { NO_SLOT };
+    let carried = config.carried(port);
+
+    let mut flags = 0;
+    if carried.access {
+        flags |= PORT_ACCESS;
+    }
+    if interface.member {
+        flags |= PORT_MEMBER;
+    }
+    if !port.macs.is_empty() {
+        flags |= PORT_MAC_LIST;
+    }
+    if interface.xdp_target {
+        flags |= PORT_XDP_TARGET;
+    }
+    if facts.tcp_at_tc {
+        flags |= PORT_TCP_AT_TC;
+    }
+    let native_segment = carried
+        .native()
+        .and_then(|name| segments.get(name))
+        .copied()
+        .unwrap_or(NO_SEGMENT);
+    let is_vm = !port.uplink && !is_device;
+    let storm = port.storm.over(config.settings.storm);
+    let conf = PortConf {
+        ifindex: interface.ifindex,
+        kind: if is_device {
+            PortKind::Internal
+        } else if port.uplink {
+            PortKind::Uplink
+        } else {
+            PortKind::Vm
+        },
+        flags,
+        max_macs: config.max_macs(port, &facts.switch),
+        // Uplinks and the host flood what their whole network sends: limits are for VMs, unless
+        // the port itself has one.
+        storm_interval_ns: [
+            (storm.broadcast, port.storm.broadcast.is_some()),
+            (storm.multicast, port.storm.multicast.is_some()),
+            (storm.unknown_unicast, port.storm.unknown_unicast.is_some()),
+        ]
+        .map(|(limit, own)| match limit {
+            StormLimit::Pps(pps) if is_vm || own => 1_000_000_000 / pps.max(1),
+            _ => 0,
+        }),
+        slot,
+        peer_slot: if outside {
+            host_slot
+        } else if port.uplink {
+            // For what a member uplink's link partner sends to the host's bridge itself.
+            facts
+                .interfaces
+                .get(&facts.switch)
+                .and_then(|device| {
+                    slots.get(&Owner {
+                        ifindex: device.ifindex,
+                        host_side: false,
+                    })
+                })
+                .copied()
+                .unwrap_or(NO_SLOT)
+        } else {
+            NO_SLOT
+        },
+        native_segment,
+        reserved: 0,
+    };
+    let mut sides = vec![conf];
+    if outside {
+        sides.push(PortConf {
+            kind: PortKind::UplinkHost,
+            flags: flags & PORT_ACCESS,
+            max_macs: 0,
+            storm_interval_ns: [0; 3],
+            slot: host_slot,
+            peer_slot: slot,
+            ..conf
+        });
+    }
+    if u32::from(slot) != interface.ifindex & (facts.max_ports - 1) {
+        image.aliases.insert(interface.ifindex, slot);
+    }
+    image
+        .mac_allow
+        .extend(port.macs.iter().map(|mac| (slot, mac.octets())));
+
+    for side in &sides {
+        image.ports.insert(side.slot, *side);
+        image.names.insert(side.slot, port.name.clone());
+        for network in &carried.networks {
+            let Some(&segment) = segments.get(&network.network) else {
+                continue;
+            };
+            let vid = network.vid.unwrap_or(0);
+            if vid != 0 {
+                image.tags.insert((side.slot, vid), segment);
+                image.port_segments.insert((side.slot, segment), vid);
+            }
+            members.entry(segment).or_default().push(Member {
+                slot: side.slot,
+                vid,
+            });
+            // The host's own addresses, where its stack is reached by them.
+            let is_stack = matches!(side.kind, PortKind::Internal | PortKind::UplinkHost);
+            if is_stack {
+                image
+                    .fdb
+                    .insert((interface.mac, segment), (side.slot, FDB_LOCAL));
+            }
+        }
+    }
+}

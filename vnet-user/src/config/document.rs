@@ -1,0 +1,338 @@
+//! The document: how a [`Config`] is spelled in TOML.
+
+use serde::{Deserialize, Serialize};
+use toml_edit::{DocumentMut, Item};
+
+use super::settings::SettingsSection;
+use super::storm::StormOverrides;
+use super::{
+    Attachment, Config, FailMode, Invalid, MacAddr, Mode, Network, Port, StaticFdb, TrunkEntry,
+};
+
+/// The version of the document that this build reads and writes.
+pub const SCHEMA: i64 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    schema: i64,
+    #[serde(default, skip_serializing_if = "SwitchSection::is_empty")]
+    switch: SwitchSection,
+    #[serde(default, skip_serializing_if = "SettingsSection::is_empty")]
+    settings: SettingsSection,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    network: Vec<Network>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    port: Vec<PortSection>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    fdb: Vec<StaticFdb>,
+    #[serde(default, skip_serializing_if = "MacSection::is_empty")]
+    mac: MacSection,
+}
+
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SwitchSection {
+    #[serde(default, skip_serializing_if = "is_default")]
+    mode: Mode,
+    #[serde(default, skip_serializing_if = "is_default")]
+    fail: FailMode,
+}
+
+impl SwitchSection {
+    fn is_empty(&self) -> bool {
+        is_default(self)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortSection {
+    name: String,
+    #[serde(default, skip_serializing_if = "is_default")]
+    uplink: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trunk: Option<Vec<TrunkEntry>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    native: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mac: Vec<MacAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_macs: Option<u32>,
+    #[serde(default, skip_serializing_if = "StormOverrides::is_empty")]
+    storm: StormOverrides,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MacSection {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    deny: Vec<MacAddr>,
+}
+
+impl MacSection {
+    fn is_empty(&self) -> bool {
+        self.deny.is_empty()
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Reads a document. It is well-formed then, but not yet checked by [`Config::validate`].
+///
+/// # Errors
+/// With line and column where it is no TOML or has keys or values that do not belong there.
+pub fn parse(text: &str) -> Result<Config, Invalid> {
+    /// Read on its own first, so that a newer document is called newer and not full of mistakes.
+    #[derive(Deserialize)]
+    struct Version {
+        schema: Option<i64>,
+    }
+    let version: Version = toml::from_str(text).map_err(|e| Invalid::new(e.to_string()))?;
+    match version.schema {
+        Some(SCHEMA) => {}
+        Some(other) => {
+            return Err(Invalid::new(format!(
+                "its schema is {other}; this vnet-user reads schema {SCHEMA}"
+            ))
+            .mend("use the vnet-user that wrote it"));
+        }
+        None => {
+            return Err(Invalid::new("it does not say its schema")
+                .mend(format!("begin it with the line: schema = {SCHEMA}")));
+        }
+    }
+    let document: Document = toml::from_str(text).map_err(|e| Invalid::new(e.to_string()))?;
+    Ok(Config {
+        mode: document.switch.mode,
+        fail: document.switch.fail,
+        settings: document.settings.into(),
+        networks: document.network,
+        ports: document
+            .port
+            .into_iter()
+            .map(Port::try_from)
+            .collect::<Result<_, _>>()?,
+        static_fdb: document.fdb,
+        mac_deny: document.mac.deny,
+    })
+}
+
+/// Spells `config` with nothing that has its default, and always in the same way.
+pub fn render(config: &Config) -> DocumentMut {
+    let document = Document {
+        schema: SCHEMA,
+        switch: SwitchSection {
+            mode: config.mode,
+            fail: config.fail,
+        },
+        settings: (&config.settings).into(),
+        network: config.networks.clone(),
+        port: config.ports.iter().map(PortSection::from).collect(),
+        fdb: config.static_fdb.clone(),
+        mac: MacSection {
+            deny: config.mac_deny.clone(),
+        },
+    };
+    let mut document = toml::to_string(&document)
+        .expect("strings and numbers under string keys are always TOML")
+        .parse::<DocumentMut>()
+        .expect("what toml wrote is TOML");
+    // Storm limits read best on their port's lines, and under the names that `set` knows.
+    if let Some(ports) = document
+        .get_mut("port")
+        .and_then(Item::as_array_of_tables_mut)
+    {
+        for port in ports.iter_mut() {
+            if let Some(Ok(storm)) = port.remove("storm").map(Item::into_value) {
+                port.insert("storm", Item::Value(storm));
+            }
+        }
+    }
+    if let Some(settings) = document.get_mut("settings").and_then(Item::as_table_mut) {
+        settings.set_implicit(false);
+        if let Some(storm) = settings.get_mut("storm").and_then(Item::as_table_mut) {
+            storm.set_dotted(true);
+        }
+    }
+    document
+}
+
+impl TryFrom<PortSection> for Port {
+    type Error = Invalid;
+
+    fn try_from(section: PortSection) -> Result<Self, Invalid> {
+        let name = section.name;
+        let attachment = match (section.network, section.trunk, section.native) {
+            (None, None, None) => Attachment::Default,
+            (Some(network), None, None) => Attachment::Access(network),
+            (None, Some(networks), native) => Attachment::Trunk { networks, native },
+            (Some(_), _, _) => {
+                return Err(Invalid::new(format!(
+                    "the port {name} has `network` together with `trunk` or `native`"
+                ))
+                .mend("a port has either `network`, or `trunk` and perhaps `native`"));
+            }
+            (None, None, Some(_)) => {
+                return Err(
+                    Invalid::new(format!("the port {name} has `native` without `trunk`"))
+                        .mend("write `network` for one untagged network, or add `trunk`"),
+                );
+            }
+        };
+        Ok(Self {
+            name,
+            uplink: section.uplink,
+            attachment,
+            macs: section.mac,
+            max_macs: section.max_macs,
+            storm: section.storm,
+        })
+    }
+}
+
+impl From<&Port> for PortSection {
+    fn from(port: &Port) -> Self {
+        let (network, trunk, native) = match &port.attachment {
+            Attachment::Default => (None, None, None),
+            Attachment::Access(network) => (Some(network.clone()), None, None),
+            Attachment::Trunk { networks, native } => {
+                (None, Some(networks.clone()), native.clone())
+            }
+        };
+        Self {
+            name: port.name.clone(),
+            uplink: port.uplink,
+            network,
+            trunk,
+            native,
+            mac: port.macs.clone(),
+            max_macs: port.max_macs,
+            storm: port.storm,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{StormLimit, edits};
+
+    const FULL: &str = r#"
+schema = 1
+
+[switch]
+mode = "tc"
+fail = "closed"
+
+[settings]
+ageing = 60
+storm.broadcast = 5
+storm.multicast = "off"
+
+[[network]]
+name = "default"
+mtu = 9000
+
+[[network]]
+name = "blue"
+vlan = 10
+
+[[network]]
+name = "red"
+
+[[port]]
+name = "eth0"
+uplink = true
+
+[[port]]
+name = "tap0"
+network = "blue"
+mac = ["02:00:00:00:00:01"]
+max_macs = 4
+storm = { broadcast = 100, unknown_unicast = "off" }
+
+[[port]]
+name = "tap1"
+trunk = ["blue", "red=30"]
+native = "default"
+
+[[fdb]]
+mac = "02:00:00:00:00:02"
+network = "blue"
+port = "eth0"
+
+[mac]
+deny = ["02:00:00:00:00:03"]
+"#;
+
+    #[test]
+    fn every_key_is_read_and_written_as_it_is_spelled_here() {
+        let config = parse(FULL).unwrap();
+        assert_eq!(config.validate("vsw0"), Ok(()));
+        assert_eq!(render(&config).to_string(), FULL.trim_start());
+        assert_eq!(config.mode, Mode::Tc);
+        assert_eq!(config.settings.storm.multicast, StormLimit::Off);
+        assert!(config.ports[2].attachment.names("default"));
+        assert_eq!(config.port("tap0").unwrap().max_macs, Some(4));
+    }
+
+    #[test]
+    fn a_new_switch_needs_no_more_than_its_schema() {
+        assert_eq!(render(&Config::default()).to_string(), "schema = 1\n");
+        assert_eq!(parse("schema = 1"), Ok(Config::default()));
+    }
+
+    #[test]
+    fn a_network_without_ports_and_an_empty_trunk_survive() {
+        let mut config = Config::default();
+        let attachment = Attachment::Trunk {
+            networks: Vec::new(),
+            native: None,
+        };
+        let port = Port {
+            attachment,
+            ..Port::new("tap0")
+        };
+        edits::add_port(&mut config, "vsw0", port).unwrap();
+        assert_eq!(parse(&render(&config).to_string()), Ok(config));
+    }
+
+    #[test]
+    fn mistakes_are_shown_with_their_line() {
+        for (text, expected) in [
+            ("schema = 1\n[settings]\nageeing = 3", "line 3"),
+            ("schema = 1\n[[port]]\nname = 3", "line 3"),
+            (
+                "schema = 1\n[[port]]\nname = 'a'\nmac = ['x']",
+                "not a MAC address",
+            ),
+            (
+                "schema = 1\n[[port]]\nname = 'a'\ntrunk = ['b=5000']",
+                "use 1 to 4094",
+            ),
+            (
+                "schema = 1\n[settings]\nstorm.broadcast = true",
+                "frames a second",
+            ),
+            ("schema = 1\n[", "line 2"),
+            ("schema = 2\nnew = 1", "its schema is 2"),
+            ("", "does not say its schema"),
+            (
+                "schema = 1\n[[port]]\nname = 'a'\nnetwork = 'b'\ntrunk = ['c']",
+                "together with `trunk`",
+            ),
+            (
+                "schema = 1\n[[port]]\nname = 'a'\nnative = 'b'",
+                "without `trunk`",
+            ),
+        ] {
+            let refusal = parse(text).unwrap_err();
+            assert!(refusal.why.contains(expected), "{text:?}: {}", refusal.why);
+        }
+    }
+}

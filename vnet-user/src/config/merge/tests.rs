@@ -1,0 +1,370 @@
+//! The merge, case by case, and as a property of whole histories of edits.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::edits::{self, PortChange};
+use crate::config::{
+    Assignment, Attachment, Invalid, Network, Port, StaticFdb, StormLimit, StormOverrides,
+    TrunkEntry,
+};
+
+/// A document as people write them.
+const HAND_WRITTEN: &str = r#"# Rack 4, row B
+schema   =   1   # the only one
+
+[settings]
+ageing = 300 # the default, on purpose
+[settings.storm]
+multicast = 500
+
+# Where the VMs live
+[[port]]
+name = 'tap0'   # web server
+network = "blue"
+mac = [
+  "02:00:00:00:00:0A", # first NIC
+  "02:00:00:00:00:0B", # second NIC
+]
+
+[[network]]
+name = "blue"
+vlan = 10 # see the switch's label
+
+# the wire
+[[port]]
+name = "eth0"
+uplink = true
+[port.storm]
+broadcast = "off" # it is filtered upstream
+
+[mac]
+deny = ["02-00-00-00-00-0F"] # a stolen laptop
+
+# the end
+"#;
+
+fn mac(text: &str) -> MacAddr {
+    text.parse().unwrap()
+}
+
+/// What `edit` makes of the hand-written document; only the lines that changed, as a diff.
+fn diff(edit: impl FnOnce(&mut Config) -> Result<(), Invalid>) -> String {
+    let before = document::parse(HAND_WRITTEN).unwrap();
+    before.validate("vsw0").unwrap();
+    let mut after = before.clone();
+    edit(&mut after).unwrap();
+    after.validate("vsw0").unwrap();
+    let merged = merge(HAND_WRITTEN, &before, &after).expect("merges");
+    let old: Vec<_> = HAND_WRITTEN.lines().collect();
+    let new: Vec<_> = merged.lines().collect();
+    let start = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
+    let same_end = old[start..]
+        .iter()
+        .rev()
+        .zip(new[start..].iter().rev())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let removed = old[start..old.len() - same_end].iter();
+    let added = new[start..new.len() - same_end].iter();
+    removed
+        .map(|line| format!("-{line}\n"))
+        .chain(added.map(|line| format!("+{line}\n")))
+        .collect()
+}
+
+fn set(assignment: &str) -> impl FnOnce(&mut Config) -> Result<(), Invalid> {
+    let Assignment { key, value } = assignment.parse().unwrap();
+    move |config| {
+        key.put(&mut config.settings, value);
+        Ok(())
+    }
+}
+
+#[test]
+fn nothing_changed_is_the_same_bytes() {
+    assert_eq!(diff(|_| Ok(())), "");
+}
+
+#[test]
+fn a_value_changes_and_its_comment_stays() {
+    insta::assert_snapshot!(diff(set("ageing=60")), @"
+    -ageing = 300 # the default, on purpose
+    +ageing = 60 # the default, on purpose
+    ");
+    insta::assert_snapshot!(diff(set("storm.multicast=off")), @r#"
+    -multicast = 500
+    +multicast = "off"
+    "#);
+}
+
+#[test]
+fn a_value_is_added_to_its_table() {
+    insta::assert_snapshot!(diff(set("max_macs=7")), @"+max_macs = 7");
+    insta::assert_snapshot!(diff(set("storm.broadcast=7")), @"+broadcast = 7");
+}
+
+#[test]
+fn a_default_is_taken_out_with_its_table_where_that_becomes_empty() {
+    insta::assert_snapshot!(diff(set("storm.multicast=default")), @"
+    -[settings.storm]
+    -multicast = 500
+    ");
+    let no_storm = PortChange {
+        storm: Some(StormOverrides::default()),
+        ..PortChange::default()
+    };
+    insta::assert_snapshot!(diff(|c| edits::set_port(c, "vsw0", "eth0", no_storm)), @r#"
+    -[port.storm]
+    -broadcast = "off" # it is filtered upstream
+    "#);
+}
+
+#[test]
+fn a_new_port_comes_after_the_others() {
+    let port = Port {
+        attachment: Attachment::Access("blue".into()),
+        storm: StormOverrides {
+            broadcast: Some(StormLimit::Pps(5)),
+            ..StormOverrides::default()
+        },
+        ..Port::new("tap1")
+    };
+    insta::assert_snapshot!(diff(|c| edits::add_port(c, "vsw0", port)), @r#"
+    +[[port]]
+    +name = "tap1"
+    +network = "blue"
+    +storm = { broadcast = 5 }
+    +
+    "#);
+}
+
+#[test]
+fn a_first_entry_makes_its_table() {
+    let entry = StaticFdb {
+        mac: mac("02:00:00:00:00:01"),
+        network: "blue".into(),
+        port: "tap0".into(),
+    };
+    insta::assert_snapshot!(diff(|c| edits::add_fdb(c, "vsw0", entry)), @r#"
+    +[[fdb]]
+    +mac = "02:00:00:00:00:01"
+    +network = "blue"
+    +port = "tap0"
+    +
+    "#);
+}
+
+#[test]
+fn a_deleted_port_goes_with_its_comments() {
+    insta::assert_snapshot!(diff(|c| edits::delete_port(c, "vsw0", "eth0")), @r#"
+    -# the wire
+    -[[port]]
+    -name = "eth0"
+    -uplink = true
+    -[port.storm]
+    -broadcast = "off" # it is filtered upstream
+    -
+    "#);
+}
+
+#[test]
+fn elements_of_a_list_keep_their_comments() {
+    let macs = |macs: &[&str]| PortChange {
+        macs: Some(macs.iter().map(|text| mac(text)).collect()),
+        ..PortChange::default()
+    };
+    let change = macs(&["02:00:00:00:00:0b", "02:00:00:00:00:0c"]);
+    insta::assert_snapshot!(diff(|c| edits::set_port(c, "vsw0", "tap0", change)), @r#"
+    -  "02:00:00:00:00:0A", # first NIC
+    -  "02:00:00:00:00:0B", # second NIC
+    +  "02:00:00:00:00:0B", # second NIC
+    +  "02:00:00:00:00:0c",
+    "#);
+    let change = macs(&[]);
+    insta::assert_snapshot!(diff(|c| edits::set_port(c, "vsw0", "tap0", change)), @r#"
+    -mac = [
+    -  "02:00:00:00:00:0A", # first NIC
+    -  "02:00:00:00:00:0B", # second NIC
+    -]
+    "#);
+    let denied = mac("02:00:00:00:00:0e");
+    insta::assert_snapshot!(diff(|c| { edits::deny_mac(c, denied); Ok(()) }), @r#"
+    -deny = ["02-00-00-00-00-0F"] # a stolen laptop
+    +deny = ["02-00-00-00-00-0F", "02:00:00:00:00:0e"] # a stolen laptop
+    "#);
+    let denied = mac("02:00:00:00:00:0f");
+    insta::assert_snapshot!(diff(|c| { edits::allow_mac(c, denied); Ok(()) }), @r#"
+    -[mac]
+    -deny = ["02-00-00-00-00-0F"] # a stolen laptop
+    -
+    "#);
+}
+
+#[test]
+fn inline_spelling_is_understood() {
+    let text = "schema = 1\nnetwork = [{ name = 'blue', vlan = 1 }, { name = 'red' }]\n\
+                settings.storm.broadcast = 5\nport = [{ name = 'tap0' }]\n";
+    let before = document::parse(text).unwrap();
+    let mut after = before.clone();
+    edits::delete_network(&mut after, "red").unwrap();
+    set("ageing=10")(&mut after).unwrap();
+    insta::assert_snapshot!(merge(text, &before, &after).expect("merges"), @r#"
+    schema = 1
+    settings.storm.broadcast = 5
+    settings.ageing = 10
+    port = [{ name = 'tap0' }]
+
+    [[network]]
+    name = "blue"
+    vlan = 1
+    "#);
+}
+
+#[derive(Clone, Debug)]
+enum Edit {
+    AddNetwork(Network),
+    DeleteNetwork(String),
+    AddPort(String, PortChange),
+    SetPort(String, PortChange),
+    DeletePort(String),
+    AddFdb(StaticFdb),
+    DeleteFdb(MacAddr, String),
+    Deny(MacAddr),
+    Allow(MacAddr),
+    Set(&'static str),
+}
+
+impl Edit {
+    fn apply(self, config: &mut Config) -> Result<(), Invalid> {
+        match self {
+            Self::AddNetwork(network) => edits::add_network(config, network),
+            Self::DeleteNetwork(name) => edits::delete_network(config, &name),
+            Self::AddPort(name, change) => {
+                let mut port = Port::new(name);
+                change.apply(&mut port)?;
+                edits::add_port(config, "vsw0", port)
+            }
+            Self::SetPort(name, change) => edits::set_port(config, "vsw0", &name, change),
+            Self::DeletePort(name) => edits::delete_port(config, "vsw0", &name),
+            Self::AddFdb(entry) => edits::add_fdb(config, "vsw0", entry),
+            Self::DeleteFdb(mac, network) => edits::delete_fdb(config, mac, &network),
+            Self::Deny(mac) => {
+                edits::deny_mac(config, mac);
+                Ok(())
+            }
+            Self::Allow(mac) => {
+                edits::allow_mac(config, mac);
+                Ok(())
+            }
+            Self::Set(assignment) => set(assignment)(config),
+        }
+    }
+}
+
+fn any_network() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["default", "blue", "red", "green"]).prop_map(Into::into)
+}
+
+fn any_port() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["vsw0", "eth0", "tap0", "tap1"]).prop_map(Into::into)
+}
+
+fn any_mac() -> impl Strategy<Value = MacAddr> {
+    (9_u8..17).prop_map(|last| MacAddr([2, 0, 0, 0, 0, last]))
+}
+
+fn any_storm() -> impl Strategy<Value = StormOverrides> {
+    let limit = || {
+        prop::option::of(prop_oneof![
+            Just(StormLimit::Off),
+            (1_u32..9).prop_map(StormLimit::Pps)
+        ])
+    };
+    (limit(), limit(), limit()).prop_map(|(broadcast, multicast, unknown_unicast)| StormOverrides {
+        broadcast,
+        multicast,
+        unknown_unicast,
+    })
+}
+
+fn any_change() -> impl Strategy<Value = PortChange> {
+    let entry = (any_network(), prop::option::of(20_u16..23))
+        .prop_map(|(network, vid)| TrunkEntry { network, vid });
+    (
+        any::<bool>(),
+        prop::option::of(any_network()),
+        prop::option::of(prop::collection::vec(entry, 0..4)),
+        prop::option::of(prop::option::of(any_network())),
+        prop::option::of(prop::collection::vec(any_mac(), 0..4)),
+        prop::option::of(prop::option::of(0_u32..9)),
+        prop::option::of(any_storm()),
+    )
+        .prop_map(
+            |(uplink, access, trunk, native, macs, max_macs, storm)| PortChange {
+                uplink,
+                access,
+                trunk,
+                native,
+                macs,
+                max_macs,
+                storm,
+            },
+        )
+}
+
+fn any_edit() -> impl Strategy<Value = Edit> {
+    let vlan = prop::option::of(10_u16..13);
+    let mtu = prop::option::of(Just(9000));
+    let network = (any_network(), vlan, mtu);
+    let settings = vec![
+        "ageing=60",
+        "ageing=default",
+        "fdb_size=4096",
+        "fdb_size=default",
+        "storm.broadcast=off",
+        "storm.broadcast=default",
+        "storm.multicast=default",
+        "storm.multicast=9",
+    ];
+    prop_oneof![
+        network.prop_map(|(name, vlan, mtu)| Edit::AddNetwork(Network { name, vlan, mtu })),
+        any_network().prop_map(Edit::DeleteNetwork),
+        (any_port(), any_change()).prop_map(|(port, change)| Edit::AddPort(port, change)),
+        (any_port(), any_change()).prop_map(|(port, change)| Edit::SetPort(port, change)),
+        (any_port(), any_change()).prop_map(|(port, change)| Edit::SetPort(port, change)),
+        any_port().prop_map(Edit::DeletePort),
+        (any_mac(), any_network(), any_port())
+            .prop_map(|(mac, network, port)| Edit::AddFdb(StaticFdb { mac, network, port })),
+        (any_mac(), any_network()).prop_map(|(mac, network)| Edit::DeleteFdb(mac, network)),
+        any_mac().prop_map(Edit::Deny),
+        any_mac().prop_map(Edit::Allow),
+        prop::sample::select(settings).prop_map(Edit::Set),
+    ]
+}
+
+proptest! {
+    /// Whatever is edited, the document says what is in force, and what it says besides stays.
+    #[test]
+    fn every_edit_merges(
+        by_hand in any::<bool>(),
+        steps in prop::collection::vec(any_edit(), 1..40),
+    ) {
+        let start = if by_hand { HAND_WRITTEN } else { "schema = 1 # the only one\n" };
+        let mut text = start.to_owned();
+        let mut config = document::parse(&text).unwrap();
+        for step in steps {
+            let mut after = config.clone();
+            if step.clone().apply(&mut after).is_err() || after.validate("vsw0").is_err() {
+                continue;
+            }
+            let merged = merge(&text, &config, &after);
+            prop_assert!(merged.is_some(), "{step:?} on\n{text}");
+            text = merged.unwrap();
+            config = after;
+            prop_assert_eq!(document::parse(&document::render(&config).to_string()), Ok(config.clone()));
+        }
+        prop_assert!(text.contains("# the only one"));
+        prop_assert!(!by_hand || text.contains("# the end"));
+    }
+}

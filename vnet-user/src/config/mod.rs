@@ -1,0 +1,316 @@
+//! A switch's configuration: what the document says, checked.
+//!
+//! [`Config`] is the meaning, `document` its spelling in TOML, [`Store`] the file with its lock and
+//! its transaction, [`edits`] the verbs that change it.
+
+mod carried;
+mod document;
+pub mod edits;
+mod mac_addr;
+mod merge;
+pub mod names;
+mod settings;
+mod store;
+mod storm;
+mod validate;
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use carried::{Carried, CarriedNetwork};
+pub use mac_addr::MacAddr;
+pub use names::DEFAULT_NETWORK;
+pub use settings::{Assignment, SETTING_KEYS, SettingKey, SettingValue, Settings};
+pub use store::{Edited, Lock, Store};
+pub use storm::{StormLimit, StormLimits, StormOverrides};
+pub use validate::MAX_MACS_LIMIT;
+
+use crate::error::Error;
+
+/// Why a configuration, or a change of it, is refused. Whoever tried says what was being done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Invalid {
+    /// What it is about: "the port tap0".
+    pub subject: Option<String>,
+    /// Why.
+    pub why: String,
+    /// What the user can do about it.
+    pub mend: Option<String>,
+}
+
+impl Invalid {
+    /// A refusal.
+    pub fn new(why: impl Into<String>) -> Self {
+        Self {
+            why: why.into(),
+            ..Self::default()
+        }
+    }
+
+    /// The same refusal with what to do about it.
+    #[must_use]
+    pub fn mend(mut self, mend: impl Into<String>) -> Self {
+        self.mend = Some(mend.into());
+        self
+    }
+
+    /// The same refusal with what it is about.
+    #[must_use]
+    pub fn about(mut self, subject: impl Into<String>) -> Self {
+        self.subject = Some(subject.into());
+        self
+    }
+
+    /// The error of whoever tried: exit code 1, as it depends on the document.
+    pub fn doing(self, doing: impl Into<String>) -> Error {
+        let doing = doing.into();
+        let why = match self.subject {
+            // "adding the port tap0" need not be told that it is about the port tap0.
+            Some(subject) if !format!("{doing} ").contains(&format!("{subject} ")) => {
+                format!("{subject}: {}", self.why)
+            }
+            _ => self.why,
+        };
+        let error = Error::new(doing, why);
+        match self.mend {
+            Some(mend) => error.mend(mend),
+            None => error,
+        }
+    }
+}
+
+/// Where frames of an uplink are handled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// XDP where it is native and safe, else TC.
+    #[default]
+    Auto,
+    /// TC only.
+    Tc,
+    /// XDP on every uplink, or `up` fails.
+    Xdp,
+}
+
+/// What becomes of traffic when vnet's programs are gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FailMode {
+    /// Open while the switch has one network and promises nothing, else closed.
+    #[default]
+    Auto,
+    /// The plain bridge forwards.
+    Open,
+    /// Nothing is forwarded.
+    Closed,
+}
+
+/// One switch's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Where frames of uplinks are handled.
+    pub mode: Mode,
+    /// What becomes of traffic when vnet's programs are gone.
+    pub fail: FailMode,
+    /// Ageing, table sizes, default limits.
+    pub settings: Settings,
+    /// The networks that the document lists. [`DEFAULT_NETWORK`] exists without being here; when it
+    /// is here, it is for its MTU.
+    pub networks: Vec<Network>,
+    /// The ports that the document lists. The switch device is a port without being here; when it
+    /// is here, it is for its options.
+    pub ports: Vec<Port>,
+    /// Static FDB entries.
+    pub static_fdb: Vec<StaticFdb>,
+    /// Addresses that may be neither source nor destination.
+    pub mac_deny: Vec<MacAddr>,
+}
+
+/// A broadcast domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Its name ([`names::check_network`]).
+    pub name: String,
+    /// The tag it has on trunks that do not say otherwise, 1 to 4094.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// Its MTU in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+/// An interface of the switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The interface's name ([`names::check_iface`]).
+    pub name: String,
+    /// Whether a physical network is behind it, not a VM.
+    pub uplink: bool,
+    /// Which networks it carries.
+    pub attachment: Attachment,
+    /// Sources that may send; empty: any.
+    pub macs: Vec<MacAddr>,
+    /// Most addresses learned here, 0 is no limit; `None`: the switch's default for VM ports, no
+    /// limit for others.
+    pub max_macs: Option<u32>,
+    /// What it says about its storm limits.
+    pub storm: StormOverrides,
+}
+
+impl Port {
+    /// A port about which nothing is said but its name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            uplink: false,
+            attachment: Attachment::Default,
+            macs: Vec::new(),
+            max_macs: None,
+            storm: StormOverrides::default(),
+        }
+    }
+}
+
+/// Which networks a port carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Attachment {
+    /// Nothing said: [`DEFAULT_NETWORK`]; on an uplink also every network that has a VLAN id.
+    #[default]
+    Default,
+    /// One network, untagged.
+    Access(String),
+    /// Several networks.
+    Trunk {
+        /// Those that are listed. The native one may be among them.
+        networks: Vec<TrunkEntry>,
+        /// The one that goes untagged; without it, untagged frames are dropped.
+        native: Option<String>,
+    },
+}
+
+/// One network of a trunk. As text: `NAME` or `NAME=VID`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrunkEntry {
+    /// The network's name.
+    pub network: String,
+    /// Its tag on this port, where it is not the network's own.
+    pub vid: Option<u16>,
+}
+
+impl fmt::Display for TrunkEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.network)?;
+        match self.vid {
+            Some(vid) => write!(f, "={vid}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FromStr for TrunkEntry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (network, vid) = match text.split_once('=') {
+            Some((network, vid)) => (network, Some(names::parse_vlan(vid)?)),
+            None => (text, None),
+        };
+        Ok(Self {
+            network: names::parse_network(network)?,
+            vid,
+        })
+    }
+}
+
+impl Serialize for TrunkEntry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TrunkEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+/// A static FDB entry: frames for `mac` in `network` go to `port`, and nowhere else may send as
+/// `mac`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticFdb {
+    /// The address.
+    pub mac: MacAddr,
+    /// The network it is in.
+    pub network: String,
+    /// The port it is behind.
+    pub port: String,
+}
+
+impl Config {
+    /// Every network's name: [`DEFAULT_NETWORK`] first, then the document's order.
+    pub fn network_names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(DEFAULT_NETWORK).chain(
+            self.networks
+                .iter()
+                .map(|network| network.name.as_str())
+                .filter(|name| *name != DEFAULT_NETWORK),
+        )
+    }
+
+    /// The network called `name`; [`DEFAULT_NETWORK`] always exists.
+    #[must_use]
+    pub fn network(&self, name: &str) -> Option<Network> {
+        let listed = self.networks.iter().find(|network| network.name == name);
+        let implicit = || Network {
+            name: DEFAULT_NETWORK.into(),
+            vlan: None,
+            mtu: None,
+        };
+        listed
+            .cloned()
+            .or_else(|| (name == DEFAULT_NETWORK).then(implicit))
+    }
+
+    /// The VLAN id of the network called `name`, where it exists and has one.
+    #[must_use]
+    pub fn vlan(&self, name: &str) -> Option<u16> {
+        self.networks
+            .iter()
+            .find(|network| network.name == name)
+            .and_then(|network| network.vlan)
+    }
+
+    /// The port called `name` that the document lists.
+    #[must_use]
+    pub fn port(&self, name: &str) -> Option<&Port> {
+        self.ports.iter().find(|port| port.name == name)
+    }
+
+    /// Every port: the switch device first, listed or not, then the others in the document's order.
+    #[must_use]
+    pub fn all_ports(&self, switch: &str) -> Vec<Port> {
+        let device = self.port(switch).cloned();
+        let others = self.ports.iter().filter(|port| port.name != switch);
+        std::iter::once(device.unwrap_or_else(|| Port::new(switch)))
+            .chain(others.cloned())
+            .collect()
+    }
+
+    /// Most addresses learned at `port`, 0 is no limit: what it says, else the setting for a VM's
+    /// port and no limit for an uplink and for the switch device.
+    #[must_use]
+    pub fn max_macs(&self, port: &Port, switch: &str) -> u32 {
+        match port.max_macs {
+            Some(limit) => limit,
+            None if port.uplink || port.name == switch => 0,
+            None => self.settings.max_macs,
+        }
+    }
+}

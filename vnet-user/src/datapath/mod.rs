@@ -1,0 +1,8 @@
+//! The datapath in the kernel: loading and pinning it, filling its tables, attaching it.
+
+pub mod control;
+pub mod fdb;
+pub mod maps;
+pub mod object;
+pub mod pins;
+pub mod publish;

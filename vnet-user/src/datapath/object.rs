@@ -1,0 +1,212 @@
+//! The embedded eBPF object: loading it with its maps pinned, or replacing the programs of a
+//! running one.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::MapInfo,
+    programs::{Program, SchedClassifier, Xdp},
+};
+use serde::{Deserialize, Serialize};
+use vnet_common::{SEGMENTS, fdb::buckets_for};
+
+use super::pins::{Pins, ignore_absent};
+use crate::compile::{MEMBERS_PER_PORT, fnv1a};
+
+/// The eBPF programs, built by build.rs.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VNET_OBJECT"));
+
+/// The programs in the object.
+pub const PROGRAMS: &[&str] = &["tc_ingress", "tc_egress", "xdp_uplink", "control"];
+
+/// What the maps were made with: it stays as long as they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sizes {
+    /// Room for ports; a power of two.
+    pub max_ports: u32,
+    /// Most addresses in the FDB.
+    pub fdb_size: u32,
+    /// Random start of the FDB's hash.
+    pub fdb_seed: u64,
+}
+
+impl Sizes {
+    /// Entries in a generation of `members`.
+    #[must_use]
+    pub const fn max_members(&self) -> u32 {
+        self.max_ports * MEMBERS_PER_PORT
+    }
+
+    /// Buckets of the FDB.
+    #[must_use]
+    pub const fn buckets(&self) -> u32 {
+        buckets_for(self.fdb_size)
+    }
+
+    /// Maps whose size depends on the configuration, and their entries.
+    fn maps(&self) -> [(&'static str, u32); 12] {
+        [
+            ("PORTS", 2 * self.max_ports),
+            ("PORT_ALIASES", 2 * self.max_ports),
+            ("PORT_TAGS", 4 * self.max_members()),
+            ("PORT_SEGMENTS", 4 * self.max_members()),
+            ("SEGMENT_CONF", 2 * SEGMENTS),
+            ("MEMBERS", 2 * self.max_members()),
+            ("FDB", self.buckets()),
+            ("PORT_MACS", self.max_ports),
+            ("PORT_COUNTERS", self.max_ports),
+            ("PORT_DROPS", self.max_ports),
+            ("STORM_STATE", self.max_ports),
+            ("MAC_ALLOW", 4 * self.max_members()),
+        ]
+    }
+}
+
+/// Tells one build of the object from another.
+#[must_use]
+pub fn object_id() -> String {
+    format!("{:016x}", fnv1a(OBJECT))
+}
+
+/// Loads the object and pins its maps; maps that are pinned already are used, when they fit.
+///
+/// # Errors
+/// A pinned map has another layout, or the kernel refuses a map or a program.
+pub fn load(pins: &Pins, sizes: &Sizes) -> Result<Ebpf> {
+    let mut loader = loader(OBJECT, sizes);
+    let names = map_names()?;
+    let paths: Vec<_> = names.iter().map(|name| pins.map(name)).collect();
+    for (name, path) in names.iter().zip(&paths) {
+        check_pinned(name, path, sizes)?;
+        loader.map_pin_path(name, path);
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .context("loading the datapath's maps into the kernel")?;
+    for name in PROGRAMS {
+        load_program(&mut ebpf, name)?;
+    }
+    Ok(ebpf)
+}
+
+/// A loader for `object` with the maps' sizes set; tests load other builds of it.
+#[must_use]
+pub fn loader<'a>(_object: &[u8], sizes: &'a Sizes) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    for (name, entries) in sizes.maps() {
+        loader.map_max_entries(name, entries);
+    }
+    loader.override_global("MAX_PORTS", &sizes.max_ports, true);
+    // These two are worked out, so that the loader gets values that live long enough: leaked, a
+    // dozen bytes once a process.
+    loader.override_global("MAX_MEMBERS", &*Box::leak(Box::new(sizes.max_members())), true);
+    loader.override_global("FDB_MASK", &*Box::leak(Box::new(sizes.buckets() - 1)), true);
+    loader.override_global("FDB_SEED", &sizes.fdb_seed, true);
+    loader
+}
+
+/// Loads one program of the object into the kernel.
+///
+/// # Errors
+/// The verifier refuses it.
+pub fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| anyhow!("the object holds no program {name}"))?;
+    match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        _ => bail!("the program {name} is of an unexpected type"),
+    }
+    .with_context(|| format!("loading the program {name} into the kernel"))
+}
+
+/// Names of the object's maps, read-only data aside.
+fn map_names() -> Result<Vec<String>> {
+    let object = aya_obj_maps()?;
+    Ok(object)
+}
+
+/// The maps that the object declares.
+fn aya_obj_maps() -> Result<Vec<String>> {
+    let object = aya_obj::Object::parse(OBJECT).context("reading the embedded object")?;
+    let mut names: Vec<String> = object
+        .maps
+        .keys()
+        .filter(|name| !name.starts_with('.'))
+        .cloned()
+        .collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// aya takes a pinned map as it is; a map of another layout must not be taken.
+fn check_pinned(name: &str, path: &std::path::Path, sizes: &Sizes) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let object = aya_obj::Object::parse(OBJECT).context("reading the embedded object")?;
+    let Some(wanted) = object.maps.get(name) else {
+        return Ok(());
+    };
+    let found = MapInfo::from_pin(path)
+        .with_context(|| format!("looking at the pinned map {}", path.display()))?;
+    let entries = sizes
+        .maps()
+        .iter()
+        .find(|(sized, _)| *sized == name)
+        .map_or(wanted.max_entries(), |(_, entries)| *entries);
+    let wanted = [
+        ("type", wanted.map_type()),
+        ("key size", wanted.key_size()),
+        ("value size", wanted.value_size()),
+        ("entries", entries),
+    ];
+    let found_map_type = found.map_type().map_or(u32::MAX, |t| t as u32);
+    let found = [
+        found_map_type,
+        found.key_size(),
+        found.value_size(),
+        found.max_entries(),
+    ];
+    for ((what, wanted), found) in wanted.iter().zip(found) {
+        if *wanted != found {
+            bail!(
+                "the pinned map {} has another layout: its {what} is {found}, this vnet-user needs \
+                 {wanted}; take the switch down with the version that made it, or remove the folder",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Pins the programs, in place of those of an earlier build.
+pub fn pin_programs(ebpf: &mut Ebpf, pins: &Pins) -> Result<()> {
+    for name in PROGRAMS {
+        let path = pins.program(name);
+        ignore_absent(fs::remove_file(&path))
+            .with_context(|| format!("removing {}", path.display()))?;
+        ebpf.program_mut(name)
+            .ok_or_else(|| anyhow!("the object holds no program {name}"))?
+            .pin(&path)
+            .with_context(|| format!("pinning the program {name} at {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// A pinned TC program.
+pub fn classifier(pins: &Pins, name: &str) -> Result<SchedClassifier> {
+    let path = pins.program(name);
+    SchedClassifier::from_pin(&path)
+        .with_context(|| format!("opening the pinned program {}", path.display()))
+}
+
+/// The pinned XDP program.
+pub fn xdp(pins: &Pins) -> Result<Xdp> {
+    let path = pins.program("xdp_uplink");
+    Xdp::from_pin(&path, aya_obj::programs::XdpAttachType::Interface)
+        .with_context(|| format!("opening the pinned program {}", path.display()))
+}

@@ -1,0 +1,124 @@
+//! Where a switch's maps, programs and links are pinned.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use vnet_common::SCHEMA;
+
+/// A switch's folder on the BPF file system: maps at the top, `progs/` and `links/` below.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    switch_dir: PathBuf,
+    dir: PathBuf,
+}
+
+impl Pins {
+    /// The folder of `switch` on the file system mounted at `bpffs`. Touches nothing.
+    #[must_use]
+    pub fn new(bpffs: &Path, switch: &str) -> Self {
+        let switch_dir = bpffs.join("vnet").join(switch);
+        Self {
+            dir: switch_dir.join(format!("v{SCHEMA}")),
+            switch_dir,
+        }
+    }
+
+    /// The folder itself.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A map's pin.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.dir.join(name.to_lowercase())
+    }
+
+    /// A program's pin.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.dir.join("progs").join(name)
+    }
+
+    /// A link's pin. Named by interface index: names may hold dots, which the file system refuses.
+    #[must_use]
+    pub fn link(&self, hook: &str, ifindex: u32) -> PathBuf {
+        self.dir.join("links").join(format!("{hook}_{ifindex}"))
+    }
+
+    /// Whether a datapath is pinned here.
+    #[must_use]
+    pub fn exist(&self) -> bool {
+        self.map("switch_conf").exists()
+    }
+
+    /// Another layout's folders of this switch, which another version of vnet left.
+    #[must_use]
+    pub fn foreign(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.switch_dir) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .filter(|path| *path != self.dir)
+            .collect()
+    }
+
+    /// Makes the folders.
+    pub fn create(&self) -> Result<()> {
+        for dir in ["progs", "links"] {
+            let dir = self.dir.join(dir);
+            fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes everything away, links first: programs are off the interfaces before the maps that
+    /// they need are gone. Goes on after an error and tells the first.
+    pub fn remove(&self) -> Result<()> {
+        let mut first = Ok(());
+        for dir in [
+            self.dir.join("links"),
+            self.dir.join("progs"),
+            self.dir.clone(),
+        ] {
+            let removed = remove_files(&dir).and_then(|()| ignore_absent(fs::remove_dir(&dir)));
+            if let (Ok(()), Err(error)) = (&first, removed) {
+                first = Err(error).with_context(|| format!("removing {}", dir.display()));
+            }
+        }
+        // Shared with other layouts and other switches: they stay while they are not empty.
+        let _ = fs::remove_dir(&self.switch_dir);
+        if let Some(vnet) = self.switch_dir.parent() {
+            let _ = fs::remove_dir(vnet);
+        }
+        first
+    }
+}
+
+fn remove_files(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => return ignore_absent(Err(error)),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            ignore_absent(fs::remove_file(entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether something is gone already makes no difference to removing it.
+pub fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

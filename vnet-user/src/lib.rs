@@ -1,0 +1,35 @@
+//! `vnet-user`: configures vnet switches, loads their datapath and shows what it does.
+//!
+//! A library so that tests work with the very configuration, tables and object that the command
+//! uses; the command itself is [`main`].
+
+pub mod attach;
+pub mod cli;
+pub mod commands;
+pub mod compile;
+pub mod config;
+pub mod datapath;
+pub mod error;
+pub mod host;
+pub mod lifecycle;
+pub mod output;
+pub mod ports;
+pub mod runtime;
+pub mod state;
+pub mod sync;
+
+use std::process::ExitCode;
+
+/// Runs the command line; what `vnet-user` does.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = cli::Cli::read();
+    output::init_log(&cli.global);
+    match commands::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            error.code.into()
+        }
+    }
+}

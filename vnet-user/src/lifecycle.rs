@@ -1,0 +1,256 @@
+//! Bringing a switch up and taking it down.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::{Context as _, Result};
+use vnet_common::Mac;
+
+use crate::attach;
+use crate::compile::fnv1a;
+use crate::config::Config;
+use crate::datapath::{
+    control::Control,
+    object::{self, Sizes},
+    pins::ignore_absent,
+};
+use crate::error::Error;
+use crate::host::{Link, LinkKind, Links, bpffs, kernel, netns, privileges, sysctl};
+use crate::ports;
+use crate::runtime::Session;
+use crate::state::{self, RunState};
+use crate::sync;
+
+/// What a host must have before anything is changed.
+pub fn check_host(session: &Session) -> Result<(), Error> {
+    let doing = || format!("bringing up the switch {}", session.switch());
+    privileges::check().map_err(|error| Error::from(error.context(doing())))?;
+    kernel::check().map_err(|error| Error::from(error.context(doing())))?;
+    if !bpffs::is_pin_name(session.switch()) {
+        return Err(Error::new(
+            doing(),
+            "the BPF file system takes no names with a dot",
+        )
+        .mend("choose a switch name without one"));
+    }
+    bpffs::ensure_mounted(session.bpffs()).map_err(|error| Error::from(error.context(doing())))?;
+    if let Some(other) = session.pins().foreign().first() {
+        return Err(Error::new(
+            doing(),
+            format_args!(
+                "{} holds a datapath of another layout, made by another version of vnet",
+                other.display()
+            ),
+        )
+        .mend("take the switch down with the vnet-user that brought it up"));
+    }
+    Ok(())
+}
+
+/// Makes a switch that is down run with `config`, or makes one that is up equal to it. Returns
+/// warnings.
+///
+/// # Errors
+/// A switch that was down is down again then, with nothing left of it.
+pub fn up(session: &mut Session, old: &Config, config: &Config) -> Result<Vec<String>, Error> {
+    session.reload()?;
+    if session.is_up() {
+        refresh_programs(session)?;
+        return session.sync(old, config);
+    }
+    if session.pins().exist() {
+        return Err(Error::new(
+            format!("bringing up the switch {}", session.switch()),
+            format_args!(
+                "{} holds a datapath, but {} does not tell what it belongs to",
+                session.pins().dir().display(),
+                state::path(session.run_dir(), session.switch()).display()
+            ),
+        )
+        .mend(format!("vnet-user --switch {} down", session.switch())));
+    }
+    let begun = begin(session, config);
+    let result = begun.and_then(|state| {
+        session.set_state(Some(state.clone()));
+        sync::sync(session, state, &Config::default(), config)
+    });
+    match result {
+        Ok((state, warnings)) => {
+            session.set_state(Some(state));
+            Ok(warnings)
+        }
+        Err(error) => {
+            if let Err(also) = down(session) {
+                log::warn!("taking the switch down again: {also}");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Makes the device and loads the datapath, without ports.
+fn begin(session: &mut Session, config: &Config) -> Result<RunState, Error> {
+    let switch = session.switch().to_owned();
+    let links = Links::open()?;
+    let mut created = false;
+    let device = match links.by_name(&switch)? {
+        Some(device) => device,
+        None => {
+            created = true;
+            links.create_bridge(&switch, device_mac(&switch))?
+        }
+    };
+    let here = netns::current_id()?;
+    let sizes = Sizes {
+        max_ports: config.settings.max_ports,
+        fdb_size: config.settings.fdb_size,
+        fdb_seed: random_seed()?,
+    };
+    let mut state = RunState {
+        netns: (here.dev, here.ino),
+        created_device: created,
+        sizes,
+        object: object::object_id(),
+        image: String::new(),
+        fail_closed: false,
+        sysctls: Vec::new(),
+        ports: BTreeMap::new(),
+        slots: BTreeMap::new(),
+        segments: BTreeMap::new(),
+    };
+    // From here on there is something to take down.
+    state.save(session.run_dir(), &switch)?;
+    session.set_state(Some(state.clone()));
+    if !created {
+        check_adopted(&switch, &device)?;
+    }
+    set_sysctls(&switch, &mut state)?;
+    state.save(session.run_dir(), &switch)?;
+    session.set_state(Some(state.clone()));
+
+    let pins = session.pins();
+    pins.create()?;
+    let mut ebpf = object::load(pins, &sizes)?;
+    object::pin_programs(&mut ebpf, pins)?;
+    Control::open(pins)?.start_timer()?;
+    Ok(state)
+}
+
+/// Whether a device that is there can be a switch's.
+fn check_adopted(switch: &str, device: &Link) -> Result<(), Error> {
+    let doing = format!("adopting the interface {switch} as the switch device");
+    let Some(facts) = device.bridge.filter(|_| device.kind == LinkKind::Bridge) else {
+        return Err(
+            Error::new(doing, format_args!("it is no bridge but a {}", device.kind))
+                .mend("choose another name with --switch"),
+        );
+    };
+    if facts.stp {
+        return Err(Error::new(
+            doing,
+            "it runs spanning tree, whose port states the datapath does not follow",
+        )
+        .mend(format!("ip link set {switch} type bridge stp_state 0")));
+    }
+    Ok(())
+}
+
+/// An address that stays the same from `up` to `up`, so that VMs' neighbour tables stay right, and
+/// differs between hosts: from the machine's id and the switch's name, locally administered.
+fn device_mac(switch: &str) -> Mac {
+    let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let hash = fnv1a(format!("{}/{switch}", machine.trim()).as_bytes()).to_be_bytes();
+    [0x02, hash[0], hash[1], hash[2], hash[3], hash[4]]
+}
+
+fn random_seed() -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    // SAFETY: the buffer is as long as is asked for; so few bytes come whole or not at all.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got != bytes.len() as isize {
+        return Err(Error::new(
+            "drawing the hash's random start",
+            std::io::Error::last_os_error(),
+        ));
+    }
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// The host answers ARP for an address only on the interface that holds it: with the kernel's
+/// defaults an uplink outside the switch and the switch device would both answer.
+fn set_sysctls(switch: &str, state: &mut RunState) -> Result<()> {
+    for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+        let path = sysctl::ipv4_conf(switch, key)?;
+        let before = sysctl::set(&path, value)
+            .with_context(|| format!("setting up the switch device {switch}"))?;
+        if !state.created_device && before != value {
+            state.sysctls.push((path, before));
+        }
+    }
+    Ok(())
+}
+
+/// Gives a running switch this binary's programs, in place, when it has others.
+fn refresh_programs(session: &mut Session) -> Result<(), Error> {
+    let Some(mut state) = session.state().cloned() else {
+        return Ok(());
+    };
+    if state.object == object::object_id() {
+        return Ok(());
+    }
+    let pins = session.pins();
+    let mut ebpf = object::load(pins, &state.sizes)?;
+    object::pin_programs(&mut ebpf, pins)?;
+    attach::replace_programs(pins)?;
+    Control::open(pins)?.start_timer()?;
+    state.object = object::object_id();
+    state.save(session.run_dir(), session.switch())?;
+    session.set_state(Some(state));
+    Ok(())
+}
+
+/// Takes the switch down: ports given back, datapath unloaded, device deleted when `up` made it.
+/// Goes on after an error and tells the first.
+pub fn down(session: &mut Session) -> Result<(), Error> {
+    let links = Links::open()?;
+    let mut first: Result<()> = Ok(());
+    let mut keep = |result: Result<()>| {
+        if first.is_ok() {
+            first = result;
+        }
+    };
+    let saved = RunState::load(session.run_dir(), session.switch())?;
+    if let Some(mut state) = saved {
+        let mut ports = std::mem::take(&mut state.ports);
+        // The device last: its members leave it first.
+        let mut names: Vec<String> = ports.keys().cloned().collect();
+        names.sort_by_key(|name| name == session.switch());
+        for name in names {
+            if let Some(run) = ports.get_mut(&name) {
+                keep(
+                    ports::release(session.pins(), &links, &name, run)
+                        .with_context(|| format!("releasing the port {name}")),
+                );
+            }
+        }
+        if state.created_device {
+            match links.by_name(session.switch()) {
+                Ok(Some(device)) => keep(links.delete(device.index)),
+                Ok(None) => {}
+                Err(error) => keep(Err(error)),
+            }
+        }
+        for (path, value) in &state.sysctls {
+            if path.exists() {
+                keep(sysctl::set(path, value).map(|_| ()));
+            }
+        }
+    }
+    keep(session.pins().remove());
+    let path = state::path(session.run_dir(), session.switch());
+    keep(
+        ignore_absent(fs::remove_file(&path))
+            .with_context(|| format!("removing {}", path.display())),
+    );
+    session.set_state(None);
+    Ok(first?)
+}

@@ -1,0 +1,371 @@
+//! One port's interface: what it takes to make it a port of the switch, and to give it back.
+
+use anyhow::{Context as _, Result};
+
+use crate::attach::{self, TcHook};
+use crate::config::Mode;
+use crate::datapath::pins::Pins;
+use crate::error::Error;
+use crate::host::{BridgePortFlags, Link, LinkKind, Links, Peer, Peers, ethtool};
+use crate::state::PortRun;
+
+/// What a port is to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A VM's interface, a member of the switch device.
+    Vm,
+    /// To the physical network.
+    Uplink,
+    /// The switch device itself.
+    Device,
+}
+
+impl Role {
+    /// The word in listings and in the state file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vm => "vm",
+            Self::Uplink => "uplink",
+            Self::Device => "internal",
+        }
+    }
+}
+
+/// A port that is to be, with its interface.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The interface's name.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// The interface.
+    pub link: Link,
+    /// It is, or will be, a member of the switch device.
+    pub member: bool,
+    /// Whether and why XDP programs may redirect to it.
+    pub target: Target,
+}
+
+/// Whether XDP programs may redirect to a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// They may.
+    pub allowed: bool,
+    /// Why not, when a user could change that.
+    pub note: String,
+}
+
+/// Whether an interface can be what it is to be.
+///
+/// # Errors
+/// It cannot; says why and what to do.
+pub fn check(name: &str, role: Role, link: &Link, device: &Link) -> Result<(), Error> {
+    let doing = format!("using {name} as a port");
+    if !link.ethernet {
+        return Err(Error::new(doing, "it carries no Ethernet frames")
+            .mend("use a tap device in place of a tun device"));
+    }
+    if let Some(master) = link.master
+        && master != device.index
+    {
+        return Err(
+            Error::new(doing, format_args!("it is a member of the interface with index {master}"))
+                .mend(format!("ip link set {name} nomaster")),
+        );
+    }
+    if role == Role::Vm && link.kind == LinkKind::Bridge {
+        return Err(Error::new(doing, "it is a bridge, and a bridge cannot be in a bridge")
+            .mend("connect the two with a veth pair"));
+    }
+    Ok(())
+}
+
+/// Whether XDP programs may redirect to an interface.
+pub fn target(role: Role, link: &Link, mode: Mode, links: &Links, peers: &mut Peers) -> Target {
+    let no = |note: &str| Target {
+        allowed: false,
+        note: note.into(),
+    };
+    match (&link.kind, role) {
+        (_, Role::Device | Role::Uplink) => no(""),
+        (LinkKind::Tun, Role::Vm) => Target {
+            allowed: true,
+            note: String::new(),
+        },
+        // A redirect into a veth whose peer has no NAPI is lost without a trace (veth_xdp_xmit,
+        // drivers/net/veth.c), and the peer can change at any time: only where XDP was asked for,
+        // and only when the peer is seen to have it.
+        (LinkKind::Veth, Role::Vm) if mode == Mode::Xdp => match peers.look(links, link) {
+            Peer::Known(facts) if facts.napi => Target {
+                allowed: true,
+                note: String::new(),
+            },
+            Peer::Known(facts) => no(&format!(
+                "frames from XDP reach it by TC: its peer has no NAPI; ethtool -K {} gro on",
+                facts.name
+            )),
+            Peer::Unknown(why) => no(&format!("frames from XDP reach it by TC: {why}")),
+        },
+        _ => no(""),
+    }
+}
+
+/// What an uplink is to have at XDP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum XdpPlan {
+    /// The program, with a warning perhaps.
+    Attach {
+        /// What the user should know.
+        warning: Option<String>,
+    },
+    /// None, and why.
+    Without {
+        /// For `status`.
+        why: String,
+    },
+}
+
+/// Whether an uplink gets an XDP program.
+///
+/// # Errors
+/// `--mode xdp` asks for one where it would do harm.
+pub fn plan_xdp(
+    link: &Link,
+    mode: Mode,
+    links: &Links,
+    peers: &mut Peers,
+) -> Result<XdpPlan, Error> {
+    let without = |why: &str| Ok(XdpPlan::Without { why: why.into() });
+    match (mode, &link.kind) {
+        (Mode::Tc, _) => without("mode tc"),
+        (Mode::Auto, LinkKind::Physical) => Ok(XdpPlan::Attach { warning: None }),
+        (Mode::Auto, kind) => Ok(XdpPlan::Without {
+            why: format!("a {kind} carries unfinished checksums"),
+        }),
+        (Mode::Xdp, LinkKind::Veth) => veth_xdp(link, links, peers),
+        (Mode::Xdp, _) => Ok(XdpPlan::Attach { warning: None }),
+    }
+}
+
+/// XDP on a veth: its peer must finish checksums and put tags into the frame, for XDP sees neither
+/// what is left to offloads.
+fn veth_xdp(link: &Link, links: &Links, peers: &mut Peers) -> Result<XdpPlan, Error> {
+    let name = &link.name;
+    let warning = match peers.look(links, link) {
+        Peer::Known(facts) => {
+            if facts.tx_vlan {
+                return Err(Error::new(
+                    format!("using XDP on {name}"),
+                    format_args!(
+                        "its peer {} leaves VLAN tags to offload, where XDP does not see them: \
+                         tagged frames would pass for untagged ones",
+                        facts.name
+                    ),
+                )
+                .mend(format!(
+                    "ethtool -K {} txvlan off, or --mode auto",
+                    facts.name
+                )));
+            }
+            facts.tx_checksum.then(|| {
+                format!(
+                    "{name}: its peer {} leaves checksums to offload, and XDP sends them on \
+                     unfinished: ethtool -K {} tx off",
+                    facts.name, facts.name
+                )
+            })
+        }
+        Peer::Unknown(why) => Some(format!(
+            "{name} is a veth whose peer cannot be looked at ({why}): it must have tx checksum \
+             and tx VLAN offload off"
+        )),
+    };
+    Ok(XdpPlan::Attach { warning })
+}
+
+/// Makes an interface a port: features, programs, membership. What is done is noted in `run` as it
+/// is done, so that [`release`] can undo a half.
+pub fn attach(
+    pins: &Pins,
+    links: &Links,
+    device: &Link,
+    wanted: &Wanted,
+    run: &mut PortRun,
+) -> Result<()> {
+    let (name, link) = (&wanted.name, &wanted.link);
+    run.tc = attach::tc_kind()?.into();
+    let outside = wanted.role == Role::Uplink && !wanted.member;
+    if wanted.role == Role::Uplink {
+        // Frames that the NIC merged cannot be sent on.
+        if ethtool::get(name).is_ok_and(|features| features.lro) {
+            ethtool::set_lro(name, false)
+                .with_context(|| format!("switching LRO off on {name}; ethtool -K {name} lro off"))?;
+            run.lro_off = true;
+        }
+    }
+    let hooks: &[TcHook] = match wanted.role {
+        Role::Vm => &[TcHook::Ingress],
+        Role::Device => &[TcHook::Egress],
+        Role::Uplink if outside => &[TcHook::Ingress, TcHook::Egress],
+        Role::Uplink => &[TcHook::Ingress],
+    };
+    for hook in hooks {
+        attach::attach_tc(pins, *hook, name, link.index)?;
+        if !run.hooks.iter().any(|known| known == hook.name()) {
+            run.hooks.push(hook.name().into());
+        }
+    }
+    if wanted.role == Role::Vm && link.master.is_none() {
+        links.set_master(link.index, Some(device.index))?;
+        run.enslaved = true;
+    }
+    if outside && !link.promiscuous {
+        links.set_promiscuous(link.index, true)?;
+        run.made_promiscuous = true;
+    }
+    if !link.up {
+        links.set_up(link.index, true)?;
+    }
+    Ok(())
+}
+
+/// Attaches or detaches an uplink's XDP program as planned. Returns warnings.
+///
+/// # Errors
+/// `mode` insists on XDP and it cannot be had.
+pub fn apply_xdp(
+    pins: &Pins,
+    link: &Link,
+    mode: Mode,
+    plan: &XdpPlan,
+    run: &mut PortRun,
+) -> Result<Vec<String>, Error> {
+    let name = &link.name;
+    let warning = match plan {
+        XdpPlan::Without { why } => {
+            detach_xdp(pins, name, run)?;
+            run.note.clone_from(why);
+            return Ok(Vec::new());
+        }
+        XdpPlan::Attach { warning } => warning.clone(),
+    };
+    if run.xdp {
+        return Ok(warning.into_iter().collect());
+    }
+    let attached = see_tags(link, run).and_then(|()| attach::attach_xdp(pins, name, link.index));
+    match attached {
+        Ok(()) => {
+            run.xdp = true;
+            run.note.clear();
+            Ok(warning.into_iter().collect())
+        }
+        Err(error) if mode == Mode::Xdp => {
+            let _ = detach_xdp(pins, name, run);
+            Err(Error::from(error.context(format!("using XDP on {name}"))).mend(
+                "the driver must have native XDP, with no other XDP program and an MTU that it \
+                 takes; --mode auto does without",
+            ))
+        }
+        Err(error) => {
+            detach_xdp(pins, name, run)?;
+            run.note = format!("no XDP: {error:#}");
+            Ok(vec![format!("{name} is handled at TC alone: {error:#}")])
+        }
+    }
+}
+
+/// Native XDP sees only tags that the NIC leaves in the frame.
+fn see_tags(link: &Link, run: &mut PortRun) -> Result<()> {
+    let name = &link.name;
+    if link.kind == LinkKind::Veth || !ethtool::get(name).is_ok_and(|f| f.rx_vlan) {
+        return Ok(());
+    }
+    ethtool::set_rx_vlan(name, false).with_context(|| {
+        format!("{name} takes VLAN tags out of frames before XDP sees them; ethtool -K {name} rxvlan off")
+    })?;
+    run.rx_vlan_off = true;
+    Ok(())
+}
+
+fn detach_xdp(pins: &Pins, name: &str, run: &mut PortRun) -> Result<()> {
+    attach::detach_xdp(pins, run.ifindex)?;
+    run.xdp = false;
+    if std::mem::take(&mut run.rx_vlan_off) {
+        ethtool::set_rx_vlan(name, true)?;
+    }
+    Ok(())
+}
+
+/// Cuts a member off from the plain bridge, or opens it, by its bridge port flags. With the
+/// programs gone, an isolated port reaches no other isolated one, and nothing is flooded to it.
+pub fn set_closed(links: &Links, link: &Link, closed: bool, run: &mut PortRun) -> Result<()> {
+    let Some(port) = &link.bridge_port else {
+        return Ok(());
+    };
+    let now = port.flags;
+    if closed {
+        let wanted = BridgePortFlags {
+            isolated: true,
+            flood: false,
+            learning: false,
+        };
+        if run.bridge_flags.is_none() {
+            run.bridge_flags = Some((now.isolated, now.flood, now.learning));
+        }
+        if now != wanted {
+            links.set_bridge_port(link.index, wanted)?;
+        }
+    } else if let Some((isolated, flood, learning)) = run.bridge_flags.take() {
+        links.set_bridge_port(
+            link.index,
+            BridgePortFlags {
+                isolated,
+                flood,
+                learning,
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Gives a port's interface back as it was. Goes on after an error and tells the first.
+pub fn release(pins: &Pins, links: &Links, name: &str, run: &mut PortRun) -> Result<()> {
+    let link = match links.by_index(run.ifindex) {
+        Ok(Some(link)) if link.name == name => Some(link),
+        _ => None,
+    };
+    let mut first = Ok(());
+    let mut keep = |result: Result<()>| {
+        if first.is_ok() {
+            first = result;
+        }
+    };
+    if let Some(link) = &link {
+        // Out of the bridge first: nothing is forwarded plainly while the programs go.
+        if std::mem::take(&mut run.enslaved) && link.master.is_some() {
+            keep(links.set_master(link.index, None));
+            run.bridge_flags = None;
+        }
+        keep(set_closed(links, link, false, run));
+    }
+    if link.is_some() {
+        keep(detach_xdp(pins, name, run));
+    } else {
+        keep(attach::detach_xdp(pins, run.ifindex));
+    }
+    for hook in std::mem::take(&mut run.hooks) {
+        if let Some(hook) = TcHook::by_name(&hook) {
+            keep(attach::detach_tc(pins, hook, name, run.ifindex, link.is_some()));
+        }
+    }
+    if let Some(link) = &link {
+        if std::mem::take(&mut run.made_promiscuous) {
+            keep(links.set_promiscuous(link.index, false).map(|_| ()));
+        }
+        if std::mem::take(&mut run.lro_off) {
+            keep(ethtool::set_lro(name, true).map(|_| ()));
+        }
+    }
+    first
+}

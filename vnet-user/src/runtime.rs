@@ -1,0 +1,258 @@
+//! The switch as the command finds it: its document, and its datapath while it is up.
+
+use std::{
+    cell::OnceCell,
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use vnet_common::{ControlRequest, fdb::FDB_LOCAL};
+
+use crate::cli::Global;
+use crate::config::{Config, MacAddr, Store};
+use crate::datapath::{control::Control, fdb, pins::Pins};
+use crate::error::{Doing as _, Error};
+use crate::host::{Links, kernel, netns};
+use crate::state::RunState;
+use crate::sync;
+
+/// One switch, opened.
+#[derive(Debug)]
+pub struct Session {
+    switch: String,
+    store: Store,
+    run_dir: PathBuf,
+    bpffs: PathBuf,
+    pins: Pins,
+    state: Option<RunState>,
+    present: OnceCell<BTreeMap<String, u32>>,
+}
+
+/// One address of the FDB.
+#[derive(Clone, Debug, Serialize)]
+pub struct FdbRow {
+    /// The address.
+    pub mac: MacAddr,
+    /// The network it is in.
+    pub network: String,
+    /// The port it is behind.
+    pub port: String,
+    /// `learned`, `static` or `local`.
+    pub kind: &'static str,
+    /// Seconds since it was last seen; `None` unless learned.
+    pub age_s: Option<u32>,
+}
+
+/// What became of a port's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortState {
+    /// The switch is down.
+    Down,
+    /// The interface is not there.
+    Waiting,
+    /// It is attached.
+    Attached,
+}
+
+impl fmt::Display for PortState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Down => "down",
+            Self::Waiting => "waiting",
+            Self::Attached => "attached",
+        })
+    }
+}
+
+impl Session {
+    /// Opens what the global options name; enters `--netns`.
+    ///
+    /// # Errors
+    /// The namespace does not exist, or the switch is up in another one.
+    pub fn open(global: &Global) -> Result<Self, Error> {
+        if let Some(name) = &global.netns {
+            let name = name.to_string_lossy();
+            netns::enter(&name).map_err(|error| {
+                Error::from(error).mend("ip netns list shows the namespaces that have names")
+            })?;
+        }
+        let run_dir = global.run_dir();
+        let pins = Pins::new(&global.bpffs, &global.switch);
+        let mut session = Self {
+            switch: global.switch.clone(),
+            store: Store::new(&global.config_dir, &run_dir, &global.switch),
+            run_dir,
+            bpffs: global.bpffs.clone(),
+            pins,
+            state: None,
+            present: OnceCell::new(),
+        };
+        session.reload()?;
+        Ok(session)
+    }
+
+    /// A switch's name is unique on the host: its pins are.
+    fn check_netns(&self) -> Result<(), Error> {
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
+        let here = netns::current_id()?;
+        if state.netns == (here.dev, here.ino) {
+            return Ok(());
+        }
+        Err(Error::new(
+            format!("opening the switch {}", self.switch),
+            "it is up in another network namespace",
+        )
+        .mend("name that namespace with --netns, or choose another switch name with --switch"))
+    }
+
+    /// Whether the datapath is loaded.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.state.is_some()
+    }
+
+    /// The switch's document.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The switch's name.
+    #[must_use]
+    pub fn switch(&self) -> &str {
+        &self.switch
+    }
+
+    /// Where locks and state files are.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// The BPF file system.
+    #[must_use]
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// The switch's pins.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// What the running switch changed on the host; `None` while it is down.
+    #[must_use]
+    pub fn state(&self) -> Option<&RunState> {
+        self.state.as_ref()
+    }
+
+    /// Reads the running switch's state again.
+    pub fn reload(&mut self) -> Result<(), Error> {
+        self.state = if self.pins.exist() {
+            RunState::load(&self.run_dir, &self.switch)?
+        } else {
+            None
+        };
+        self.present = OnceCell::new();
+        self.check_netns()
+    }
+
+    /// Remembers the state after `up` or `down`.
+    pub fn set_state(&mut self, state: Option<RunState>) {
+        self.state = state;
+        self.present = OnceCell::new();
+    }
+
+    /// The running switch's state, for a command that needs it.
+    pub fn need_up(&self, doing: &str) -> Result<&RunState, Error> {
+        self.state
+            .as_ref()
+            .ok_or_else(|| Error::not_up(doing, &self.switch))
+    }
+
+    /// Makes the kernel equal to `new`; nothing to do while the switch is down. Returns warnings.
+    pub fn sync(&mut self, old: &Config, new: &Config) -> Result<Vec<String>, Error> {
+        // Read again: the caller holds the lock now, and another command may have had it before.
+        self.reload()?;
+        let Some(state) = self.state.clone() else {
+            return Ok(Vec::new());
+        };
+        let (state, warnings) = sync::sync(self, state, old, new)?;
+        self.set_state(Some(state));
+        Ok(warnings)
+    }
+
+    /// Learned and static addresses.
+    pub fn fdb(&self) -> Result<Vec<FdbRow>, Error> {
+        let doing = "listing addresses";
+        let state = self.need_up(doing)?;
+        let now = kernel::monotonic_s();
+        let ageing = self.store.load()?.unwrap_or_default().settings.ageing;
+        let mut rows = Vec::new();
+        for entry in fdb::read(&self.pins).doing(|| doing.into())? {
+            let age = now.saturating_sub(u64::from(entry.seen_s)) as u32;
+            // Expired ones are as good as gone, though not all are swept yet.
+            if !entry.is_static() && age > ageing {
+                continue;
+            }
+            rows.push(FdbRow {
+                mac: MacAddr(entry.mac),
+                network: state
+                    .segments
+                    .get(&entry.segment)
+                    .cloned()
+                    .unwrap_or_else(|| format!("segment {}", entry.segment)),
+                port: state
+                    .slots
+                    .get(&entry.slot)
+                    .map_or_else(|| format!("slot {}", entry.slot), |(name, _)| name.clone()),
+                kind: if entry.flags & FDB_LOCAL != 0 {
+                    "local"
+                } else if entry.is_static() {
+                    "static"
+                } else {
+                    "learned"
+                },
+                age_s: (!entry.is_static()).then_some(age),
+            });
+        }
+        rows.sort_by(|a, b| (&a.network, a.mac.octets()).cmp(&(&b.network, b.mac.octets())));
+        Ok(rows)
+    }
+
+    /// Forgets learned addresses; returns how many.
+    pub fn fdb_flush(&mut self) -> Result<u64, Error> {
+        let doing = "forgetting learned addresses";
+        let buckets = self.need_up(doing)?.sizes.buckets();
+        let _lock = self.store.lock()?;
+        Control::open(&self.pins)
+            .and_then(|mut control| control.flush(buckets, &ControlRequest::default()))
+            .doing(|| doing.into())
+    }
+
+    /// What became of a port's interface.
+    #[must_use]
+    pub fn port_state(&self, name: &str) -> PortState {
+        let Some(state) = &self.state else {
+            return PortState::Down;
+        };
+        let present = self.present.get_or_init(|| {
+            let links = Links::open().and_then(|links| links.list());
+            links
+                .unwrap_or_default()
+                .into_iter()
+                .map(|link| (link.name, link.index))
+                .collect()
+        });
+        match (state.ports.get(name), present.get(name)) {
+            (Some(port), Some(index)) if port.ifindex == *index => PortState::Attached,
+            _ => PortState::Waiting,
+        }
+    }
+}

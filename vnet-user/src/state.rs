@@ -1,0 +1,118 @@
+//! What a running switch has changed on the host, so that `down` can put it back: a file under
+//! `/run`, gone after a reboot like the changes themselves.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::datapath::object::Sizes;
+
+/// A running switch's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunState {
+    /// Device and inode of the network namespace that the switch is in.
+    pub netns: (u64, u64),
+    /// The switch device was made by `up`, not adopted.
+    pub created_device: bool,
+    /// Sizes of the maps.
+    pub sizes: Sizes,
+    /// The object whose programs are attached.
+    pub object: String,
+    /// The tables in force, as a fingerprint.
+    pub image: String,
+    /// Members of the switch device are cut off from the plain bridge.
+    pub fail_closed: bool,
+    /// Sysctls that were changed on an adopted device, with their values before.
+    pub sysctls: Vec<(PathBuf, String)>,
+    /// Attached ports by interface name.
+    pub ports: BTreeMap<String, PortRun>,
+    /// Who has which slot: interface name and kind.
+    pub slots: BTreeMap<u16, (String, String)>,
+    /// Networks by segment.
+    pub segments: BTreeMap<u16, String>,
+}
+
+/// How a port is attached, and what was changed for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRun {
+    /// Interface index.
+    pub ifindex: u32,
+    /// `vm`, `uplink` or `internal`.
+    pub kind: String,
+    /// A member of the switch device.
+    pub member: bool,
+    /// vnet made it a member.
+    pub enslaved: bool,
+    /// vnet made it promiscuous.
+    pub made_promiscuous: bool,
+    /// vnet switched LRO off.
+    pub lro_off: bool,
+    /// vnet switched the stripping of VLAN tags off.
+    pub rx_vlan_off: bool,
+    /// Its bridge port flags (isolated, flood, learning) before vnet changed them.
+    pub bridge_flags: Option<(bool, bool, bool)>,
+    /// TC programs: `tcx` or `clsact`.
+    pub tc: String,
+    /// TC hooks in use: `ingress`, `egress`.
+    pub hooks: Vec<String>,
+    /// A native XDP program is attached.
+    pub xdp: bool,
+    /// Why there is none, or what is to be known about it.
+    pub note: String,
+    /// XDP programs may redirect to it.
+    pub xdp_target: bool,
+}
+
+/// The state file of `switch`.
+#[must_use]
+pub fn path(run_dir: &Path, switch: &str) -> PathBuf {
+    run_dir.join(format!("{switch}.state.json"))
+}
+
+impl RunState {
+    /// Reads the state; `None` when the switch is down.
+    pub fn load(run_dir: &Path, switch: &str) -> Result<Option<Self>> {
+        let path = path(run_dir, switch);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        serde_json::from_str(&text)
+            .map(Some)
+            .with_context(|| format!("reading {}", path.display()))
+    }
+
+    /// Writes the state, as a whole or not at all.
+    pub fn save(&self, run_dir: &Path, switch: &str) -> Result<()> {
+        let path = path(run_dir, switch);
+        let new = path.with_extension("new");
+        let text = serde_json::to_string_pretty(self).context("spelling the switch's state")?;
+        fs::write(&new, text).with_context(|| format!("writing {}", new.display()))?;
+        fs::rename(&new, &path).with_context(|| format!("replacing {}", path.display()))
+    }
+
+    /// The states of every running switch in `run_dir` but `switch`, by name.
+    pub fn others(run_dir: &Path, switch: &str) -> BTreeMap<String, Self> {
+        let Ok(entries) = fs::read_dir(run_dir) else {
+            return BTreeMap::new();
+        };
+        entries
+            .filter_map(Result::ok)
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let name = name.strip_suffix(".state.json")?.to_owned();
+                if name == switch {
+                    return None;
+                }
+                let state = Self::load(run_dir, &name).ok()??;
+                Some((name, state))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,393 @@
+//! Makes the kernel equal to a configuration: ports, tables, addresses.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use vnet_common::{ControlRequest, PortCounters, control::{FLUSH_SEGMENT, FLUSH_SLOT}};
+
+use crate::compile::{self, Facts, Image, Interface, fnv1a};
+use crate::config::{Config, FailMode, Mode};
+use crate::datapath::{control::Control, fdb, maps, publish};
+use crate::error::Error;
+use crate::host::{Link, Links, Peers};
+use crate::ports::{self, Role, Wanted, XdpPlan};
+use crate::runtime::Session;
+use crate::state::{PortRun, RunState};
+
+/// Makes the kernel equal to `new`. Returns the state after it, saved, and warnings.
+///
+/// # Errors
+/// Nothing that was in force is changed then: what was begun is undone.
+pub fn sync(
+    session: &Session,
+    state: RunState,
+    old: &Config,
+    new: &Config,
+) -> Result<(RunState, Vec<String>), Error> {
+    let links = Links::open()?;
+    let plan = Plan::make(session, &links, &state, new)?;
+    let before = state.clone();
+    let mut run = Run {
+        session,
+        links: &links,
+        state,
+        warnings: plan.warnings.clone(),
+    };
+    if let Err(error) = run.carry_out(&plan, new) {
+        run.undo(&before, old);
+        return Err(error);
+    }
+    let Run {
+        state, warnings, ..
+    } = run;
+    state.save(session.run_dir(), session.switch())?;
+    Ok((state, warnings))
+}
+
+/// Whether the plain bridge behind the switch must not forward.
+#[must_use]
+pub fn is_closed(config: &Config) -> bool {
+    match config.fail {
+        FailMode::Open => false,
+        FailMode::Closed => true,
+        FailMode::Auto => {
+            config.network_names().count() > 1
+                || !config.mac_deny.is_empty()
+                || config.ports.iter().any(|port| !port.macs.is_empty())
+        }
+    }
+}
+
+/// What is to be, worked out before anything is touched.
+struct Plan {
+    device: Link,
+    ports: Vec<Wanted>,
+    xdp: BTreeMap<String, XdpPlan>,
+    image: Image,
+    warnings: Vec<String>,
+}
+
+impl Plan {
+    fn make(
+        session: &Session,
+        links: &Links,
+        state: &RunState,
+        config: &Config,
+    ) -> Result<Self, Error> {
+        let switch = session.switch();
+        let mut by_name: BTreeMap<String, Link> = links
+            .list()?
+            .into_iter()
+            .map(|link| (link.name.clone(), link))
+            .collect();
+        let device = by_name.get(switch).cloned().ok_or_else(|| {
+            Error::new(
+                format!("using the switch device {switch}"),
+                "the interface is gone",
+            )
+            .mend(format!(
+                "vnet-user --switch {switch} down, then up: it makes the device again"
+            ))
+        })?;
+        check_owners(session, config, &by_name)?;
+
+        let mut peers = Peers::new();
+        let mut ports = Vec::new();
+        let mut xdp = BTreeMap::new();
+        let mut warnings = Vec::new();
+        for port in config.all_ports(switch) {
+            let Some(link) = by_name.remove(&port.name) else {
+                warnings.push(format!(
+                    "the interface {} does not exist: the port waits for it, and is attached by \
+                     the next `up` or changing command",
+                    port.name
+                ));
+                continue;
+            };
+            let role = if port.name == switch {
+                Role::Device
+            } else if port.uplink {
+                Role::Uplink
+            } else {
+                Role::Vm
+            };
+            ports::check(&port.name, role, &link, &device)?;
+            let ours = state.ports.get(&port.name).is_some_and(|run| run.enslaved);
+            let member = match role {
+                Role::Vm => true,
+                // A port that vnet made a member as a VM's and that is an uplink now leaves.
+                Role::Uplink => link.master == Some(device.index) && !ours,
+                Role::Device => false,
+            };
+            if role == Role::Uplink {
+                let plan = ports::plan_xdp(&link, config.mode, links, &mut peers)?;
+                xdp.insert(port.name.clone(), plan);
+            }
+            let target = ports::target(role, &link, config.mode, links, &mut peers);
+            ports.push(Wanted {
+                name: port.name.clone(),
+                role,
+                link,
+                member,
+                target,
+            });
+        }
+        let image = compile::compile(config, &facts(session, state, config, &ports)?)?;
+        Ok(Self {
+            device,
+            ports,
+            xdp,
+            image,
+            warnings,
+        })
+    }
+}
+
+/// Another switch's ports are not ours.
+fn check_owners(
+    session: &Session,
+    config: &Config,
+    by_name: &BTreeMap<String, Link>,
+) -> Result<(), Error> {
+    let here = crate::host::netns::current_id()?;
+    for (other, state) in RunState::others(session.run_dir(), session.switch()) {
+        if state.netns != (here.dev, here.ino) {
+            continue;
+        }
+        for port in &config.ports {
+            let taken = state.ports.get(&port.name).is_some_and(|run| {
+                by_name.get(&port.name).is_some_and(|link| link.index == run.ifindex)
+            });
+            if taken {
+                return Err(Error::new(
+                    format!("using {} as a port of {}", port.name, session.switch()),
+                    format_args!("it is a port of the switch {other}"),
+                )
+                .mend(format!("vnet-user --switch {other} port del {}", port.name)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn facts(
+    session: &Session,
+    state: &RunState,
+    config: &Config,
+    ports: &[Wanted],
+) -> Result<Facts, Error> {
+    let in_force = publish::ports_in_force(session.pins(), &state.sizes)?;
+    Ok(Facts {
+        switch: session.switch().to_owned(),
+        interfaces: ports
+            .iter()
+            .map(|port| {
+                let interface = Interface {
+                    ifindex: port.link.index,
+                    mac: port.link.mac,
+                    member: port.member,
+                    xdp_target: port.target.allowed,
+                };
+                (port.name.clone(), interface)
+            })
+            .collect(),
+        slots: publish::slots_in_force(&in_force),
+        tcp_at_tc: config.mode != Mode::Xdp,
+        max_ports: state.sizes.max_ports,
+    })
+}
+
+/// A sync under way.
+struct Run<'a> {
+    session: &'a Session,
+    links: &'a Links,
+    state: RunState,
+    warnings: Vec<String>,
+}
+
+impl Run<'_> {
+    fn carry_out(&mut self, plan: &Plan, config: &Config) -> Result<(), Error> {
+        // An uplink that leaves goes first: to the new tables its frames would be nobody's, and
+        // they are the host's.
+        self.release_others(plan, |run| run.kind == Role::Uplink.name())?;
+        self.publish(&plan.image)?;
+        self.release_others(plan, |_| true)?;
+        for wanted in &plan.ports {
+            self.attach(plan, wanted, config.mode)?;
+        }
+        self.close(plan, config)?;
+        self.settle_fdb(&plan.image)
+    }
+
+    /// Releases ports that are no longer wanted as they are.
+    fn release_others(&mut self, plan: &Plan, due: impl Fn(&PortRun) -> bool) -> Result<(), Error> {
+        let stale: Vec<String> = self
+            .state
+            .ports
+            .iter()
+            .filter(|(name, run)| due(run) && !is_wanted(plan, name, run))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in stale {
+            if let Some(mut run) = self.state.ports.remove(&name) {
+                ports::release(self.session.pins(), self.links, &name, &mut run)
+                    .with_context(|| format!("releasing the port {name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, image: &Image) -> Result<(), Error> {
+        let print = format!("{:016x}", fnv1a(format!("{image:?}").as_bytes()));
+        if self.state.image == print {
+            return Ok(());
+        }
+        publish::publish(self.session.pins(), &self.state.sizes, image)?;
+        self.state.image = print;
+        Ok(())
+    }
+
+    fn attach(&mut self, plan: &Plan, wanted: &Wanted, mode: Mode) -> Result<(), Error> {
+        let pins = self.session.pins();
+        let run = self
+            .state
+            .ports
+            .entry(wanted.name.clone())
+            .or_insert_with(|| PortRun {
+                ifindex: wanted.link.index,
+                kind: wanted.role.name().into(),
+                member: wanted.member,
+                ..PortRun::default()
+            });
+        run.xdp_target = wanted.target.allowed;
+        if wanted.role == Role::Vm {
+            run.note.clone_from(&wanted.target.note);
+        }
+        ports::attach(pins, self.links, &plan.device, wanted, run)
+            .with_context(|| format!("attaching the port {}", wanted.name))?;
+        if let Some(xdp) = plan.xdp.get(&wanted.name) {
+            let warnings = ports::apply_xdp(pins, &wanted.link, mode, xdp, run)?;
+            self.warnings.extend(warnings);
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, plan: &Plan, config: &Config) -> Result<(), Error> {
+        let closed = is_closed(config);
+        for wanted in plan.ports.iter().filter(|wanted| wanted.member) {
+            // Read again: it has just become a member.
+            let Some(link) = self.links.by_index(wanted.link.index)? else {
+                continue;
+            };
+            if let Some(run) = self.state.ports.get_mut(&wanted.name) {
+                ports::set_closed(self.links, &link, closed, run)
+                    .with_context(|| format!("setting the bridge flags of {}", wanted.name))?;
+            }
+        }
+        self.state.fail_closed = closed;
+        Ok(())
+    }
+
+    /// Forgets addresses of ports and networks that went, and puts the configured ones.
+    fn settle_fdb(&mut self, image: &Image) -> Result<(), Error> {
+        let pins = self.session.pins();
+        let mut control = Control::open(pins)?;
+        let buckets = self.state.sizes.buckets();
+        let slots = slot_names(image);
+        for slot in changed(&self.state.slots, &slots) {
+            let what = ControlRequest {
+                flags: FLUSH_SLOT,
+                slot,
+                ..ControlRequest::default()
+            };
+            control.flush(buckets, &what)?;
+            clear_counters(self.session, slot)?;
+        }
+        for segment in changed(&self.state.segments, &image.networks) {
+            let what = ControlRequest {
+                flags: FLUSH_SEGMENT,
+                segment,
+                ..ControlRequest::default()
+            };
+            control.flush(buckets, &what)?;
+        }
+        fdb::reconcile(&mut control, pins, &image.fdb)?;
+        self.state.slots = slots;
+        self.state.segments.clone_from(&image.networks);
+        Ok(())
+    }
+
+    /// Brings back what was in force, as far as that goes: the error that led here is what the
+    /// user is told, this only warns.
+    fn undo(&mut self, before: &RunState, old: &Config) {
+        let fresh: Vec<String> = self
+            .state
+            .ports
+            .keys()
+            .filter(|name| !before.ports.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in fresh {
+            if let Some(mut run) = self.state.ports.remove(&name)
+                && let Err(error) =
+                    ports::release(self.session.pins(), self.links, &name, &mut run)
+            {
+                log::warn!("releasing {name} again: {error:#}");
+            }
+        }
+        let restored = Plan::make(self.session, self.links, &self.state, old)
+            .and_then(|plan| self.carry_out(&plan, old));
+        if let Err(error) = restored {
+            log::warn!("bringing back the configuration before: {error}");
+        }
+        if let Err(error) = self
+            .state
+            .save(self.session.run_dir(), self.session.switch())
+        {
+            log::warn!("saving the state: {error:#}");
+        }
+    }
+}
+
+fn is_wanted(plan: &Plan, name: &str, run: &PortRun) -> bool {
+    plan.ports.iter().any(|wanted| {
+        wanted.name == name
+            && wanted.link.index == run.ifindex
+            && wanted.role.name() == run.kind
+            && wanted.member == run.member
+    })
+}
+
+fn slot_names(image: &Image) -> BTreeMap<u16, (String, String)> {
+    image
+        .ports
+        .iter()
+        .map(|(slot, port)| {
+            let name = image.names.get(slot).cloned().unwrap_or_default();
+            (*slot, (name, port.kind.name().to_owned()))
+        })
+        .collect()
+}
+
+/// Keys whose value went or became another.
+fn changed<K: Copy + Ord, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> Vec<K> {
+    old.iter()
+        .filter(|(key, value)| new.get(*key) != Some(*value))
+        .map(|(key, _)| *key)
+        .collect()
+}
+
+/// A slot's next owner begins at zero.
+fn clear_counters(session: &Session, slot: u16) -> anyhow::Result<()> {
+    let pins = session.pins();
+    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+    let mut counters = maps::per_cpu_array::<PortCounters>(pins, "port_counters")?;
+    let zero = aya::maps::PerCpuValues::try_from(vec![PortCounters::default(); cpus])?;
+    counters.set(u32::from(slot), zero, 0)?;
+    let mut drops = maps::per_cpu_array::<vnet_common::DropCounters>(pins, "port_drops")?;
+    let zero =
+        aya::maps::PerCpuValues::try_from(vec![vnet_common::DropCounters::default(); cpus])?;
+    drops.set(u32::from(slot), zero, 0)?;
+    Ok(())
+}
+

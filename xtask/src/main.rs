@@ -1,0 +1,105 @@
+//! `cargo xtask …`: the project's development commands.
+
+mod build_cmd;
+mod interrupt;
+mod lab;
+mod live;
+mod page;
+mod run;
+mod test_cmd;
+mod vnet_user;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser};
+use xtask::setup;
+
+/// Builds, tests and demonstrates vnet.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Cli {
+    /// Get everything that the build, the tests and the lab need.
+    Setup,
+    /// Build target/release/vnet-user.
+    Build,
+    /// Run every test, or those whose names contain a FILTER (as root).
+    Test {
+        /// Parts of test names.
+        filters: Vec<String>,
+    },
+    /// Bring a switch up on an interface and show its counters; without --iface, the lab.
+    Run(RunArgs),
+    /// Make a lab of virtual machines on a switch of its own and show traffic through it (as root).
+    Lab(LabArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The uplink: the interface that the switch attaches to.
+    #[arg(long)]
+    iface: Option<String>,
+    /// The switch's name.
+    #[arg(long, default_value = "vsw0", requires = "iface")]
+    switch: String,
+    /// Leave the switch up and return at once.
+    #[arg(long, requires = "iface")]
+    detach: bool,
+    /// Which hook forwards.
+    #[arg(long, requires = "iface")]
+    mode: Option<run::Mode>,
+    /// Build the datapath with logging and print what it logs.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        requires = "iface",
+        conflicts_with = "detach"
+    )]
+    datapath_log: Option<run::LogLevel>,
+    /// Without --iface: take the lab down as soon as it has been shown.
+    #[arg(long, conflicts_with = "iface")]
+    once: bool,
+}
+
+#[derive(Debug, Args)]
+struct LabArgs {
+    /// Take the lab down as soon as it has been shown (the default without a terminal).
+    #[arg(long)]
+    once: bool,
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Cli) -> Result<()> {
+    match command {
+        Cli::Setup => setup::everything(setup::Report::Everything),
+        Cli::Build => {
+            println!("{}", build_cmd::build()?.display());
+            Ok(())
+        }
+        Cli::Test { filters } => test_cmd::test(&filters),
+        Cli::Run(RunArgs {
+            iface: Some(iface),
+            switch,
+            detach,
+            mode,
+            datapath_log,
+            ..
+        }) => run::run(&run::Options {
+            iface,
+            switch,
+            detach,
+            mode,
+            datapath_log,
+        }),
+        Cli::Run(RunArgs { once, .. }) | Cli::Lab(LabArgs { once }) => lab::lab(once),
+    }
+}

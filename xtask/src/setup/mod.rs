@@ -1,0 +1,95 @@
+//! Makes a machine ready: everything the build, the tests and the lab need that cargo does not
+//! bring by itself. Each item looks first and does nothing when its thing is there.
+
+mod apt;
+mod bpf_linker;
+pub(crate) mod cpio;
+mod guest_image;
+mod packages;
+mod rust_src;
+
+use anyhow::{Result, bail};
+
+pub use bpf_linker::{BPF_LINKER_VERSION, bpf_linker_path};
+pub use guest_image::GuestImage;
+pub use packages::is_root;
+
+/// Which items get a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// All of them.
+    Everything,
+    /// Those for which something was done.
+    Changes,
+}
+
+/// What an item came to; the text says which version is there or what was done.
+enum Found {
+    Before(String),
+    Now(String),
+}
+
+type Item = (&'static str, fn() -> Result<Found>);
+
+const FOR_BUILD: [Item; 2] = [
+    (rust_src::NAME, rust_src::ensure),
+    (bpf_linker::NAME, bpf_linker::ensure),
+];
+const FOR_TESTS: [Item; 2] = [
+    (packages::NAME, packages::ensure),
+    (guest_image::NAME, guest_image::ensure),
+];
+
+/// One line of what setup does.
+fn say(item: &str, what: &str) {
+    println!("setup: {item:<12} {what}");
+}
+
+/// Gets what `cargo xtask build` needs: the standard library's sources and bpf-linker.
+///
+/// # Errors
+/// When one of them is missing and cannot be got; the message says what to do.
+pub fn for_build(report: Report) -> Result<()> {
+    together(&FOR_BUILD, report)
+}
+
+/// Gets what the build, the tests, the lab and the benchmarks need.
+///
+/// # Errors
+/// When something is missing and cannot be got; the message lists all of it and what to do.
+pub fn everything(report: Report) -> Result<()> {
+    together(&[FOR_BUILD, FOR_TESTS].concat(), report)
+}
+
+/// Fails unless we are root, saying how to become it with the same toolchain.
+///
+/// # Errors
+/// When we are not root.
+pub fn require_root(doing: &str) -> Result<()> {
+    if !is_root() {
+        bail!(
+            "{doing}: needs root. Run the same command again behind\n  sudo -E env \
+             \"PATH=$PATH:/usr/sbin:/sbin\""
+        );
+    }
+    Ok(())
+}
+
+/// One item's failure does not keep the others from being got.
+fn together(items: &[Item], report: Report) -> Result<()> {
+    let mut failures = Vec::new();
+    for (name, ensure) in items {
+        match ensure() {
+            Ok(Found::Before(what)) if report == Report::Everything => {
+                say(name, &format!("{what} already here"));
+            }
+            Ok(Found::Before(_)) => {}
+            Ok(Found::Now(what)) => say(name, &what),
+            Err(error) => failures.push(format!("- {error:#}")),
+        }
+    }
+    if !failures.is_empty() {
+        bail!("making this machine ready:\n{}", failures.join("\n"));
+    }
+    Ok(())
+}
