@@ -4,5 +4,5 @@ include!("../vnet-ebpf/build_object.rs");
 
 fn main() {
     let log = env::var_os("CARGO_FEATURE_DATAPATH_LOG").is_some();
-    build_object(if log { "log" } else { "bpf" }, "VNET_OBJECT");
+    build_object("vnet", if log { "log" } else { "bpf" }, "VNET_OBJECT");
 }

@@ -318,7 +318,10 @@ unsafe fn place(
                 return (Place::Raced, None);
             }
             if word == 0 {
-                free = i;
+                // The first free place: lookups look there first.
+                if free == NOT_FOUND {
+                    free = i;
+                }
             } else if is_expired(&*entry(bucket, i), limits.now_s, limits.ageing_s) {
                 stale = i;
             }

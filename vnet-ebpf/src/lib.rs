@@ -19,4 +19,5 @@ pub mod rate;
 pub mod settle;
 pub mod tables;
 pub mod testing;
+pub mod traffic;
 pub mod window;

@@ -155,6 +155,9 @@ pub enum Command {
     Stats(StatsArgs),
     /// Show what the datapath reports: addresses learned, moved and aged, limits reached
     Events(EventsArgs),
+    /// Print what the bring-up object logs, as far as RUST_LOG lets it
+    #[cfg(feature = "datapath-log")]
+    DatapathLog,
     /// Print a completion script
     Completions(CompletionsArgs),
     /// Write manual pages, one a command

@@ -74,8 +74,9 @@ pub fn up(session: &mut Session, old: &Config, config: &Config) -> Result<Vec<St
         sync::sync(session, state, &Config::default(), config)
     });
     match result {
-        Ok((state, warnings)) => {
+        Ok((state, mut warnings)) => {
             session.set_state(Some(state));
+            warnings.extend(strangers(session, config)?);
             Ok(warnings)
         }
         Err(error) => {
@@ -85,6 +86,27 @@ pub fn up(session: &mut Session, old: &Config, config: &Config) -> Result<Vec<St
             Err(error)
         }
     }
+}
+
+/// Members of an adopted device that are no ports: vnet does not see their frames.
+fn strangers(session: &Session, config: &Config) -> Result<Vec<String>> {
+    let links = Links::open()?.list()?;
+    let device = links.iter().find(|link| link.name == session.switch());
+    let Some(device) = device.map(|link| link.index) else {
+        return Ok(Vec::new());
+    };
+    Ok(links
+        .iter()
+        .filter(|link| link.master == Some(device) && config.port(&link.name).is_none())
+        .map(|link| {
+            format!(
+                "{} is a member of {} but no port: the plain bridge serves it; \
+                 `vnet-user port add {0}`, with --uplink for a NIC, makes it one",
+                link.name,
+                session.switch()
+            )
+        })
+        .collect())
 }
 
 /// Makes the device and loads the datapath, without ports.

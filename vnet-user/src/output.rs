@@ -129,7 +129,7 @@ impl<T: Serialize> Serialize for Envelope<'_, T> {
     }
 }
 
-/// Sets up the log: warnings by default, errors with `-q`, more with `-v`.
+/// Sets up the log: warnings by default, errors with `-q`, more with `-v`, and what RUST_LOG says.
 pub fn init_log(global: &Global) {
     let (ours, others) = match (global.quiet, global.verbose) {
         (true, _) => (LevelFilter::Error, LevelFilter::Error),
@@ -140,6 +140,7 @@ pub fn init_log(global: &Global) {
     env_logger::Builder::new()
         .filter_level(others)
         .filter_module(env!("CARGO_CRATE_NAME"), ours)
+        .parse_default_env()
         .write_style(env_logger::WriteStyle::Never)
         .format(|out, record| {
             let level = match record.level() {

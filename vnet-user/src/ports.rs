@@ -164,7 +164,7 @@ fn veth_xdp(link: &Link, links: &Links, peers: &mut Peers) -> Result<XdpPlan, Er
                     ),
                 )
                 .mend(format!(
-                    "ethtool -K {} txvlan off, or --mode auto",
+                    "ethtool -K {} txvlan off tx-vlan-stag-hw-insert off, or --mode auto",
                     facts.name
                 )));
             }

@@ -1,4 +1,5 @@
-//! Forgets stale addresses: one timer, a slice of the table a tick, without userspace.
+//! Forgets stale addresses and keeps the datapath's clock: one timer, a slice of the table a tick,
+//! without userspace.
 //!
 //! The timer belongs to the pinned map and goes on when nobody is left; a newer program gives it
 //! its own callback (kernel/bpf/helpers.c, bpf_timer_set_callback, 6.1).
@@ -13,7 +14,7 @@ use vnet_ebpf::{
 };
 
 use super::{
-    maps::{FDB_AGEING, FdbAgeing},
+    maps::{CLOCK, FDB_AGEING, FdbAgeing},
     tables::Kernel,
 };
 
@@ -28,6 +29,7 @@ const EBUSY: i64 = -16;
 /// Starts the timer, or gives a running one this program's callback. 0 or a negative errno.
 #[inline(always)]
 pub fn start() -> i64 {
+    set_clock(&Kernel::bare());
     let Some(ageing) = FDB_AGEING.get_ptr_mut(0) else {
         return -2;
     };
@@ -47,6 +49,18 @@ pub fn start() -> i64 {
     }
 }
 
+/// Sets the datapath's clock; returns the time in seconds and in nanoseconds.
+#[inline(always)]
+fn set_clock(kernel: &Kernel) -> (u32, u64) {
+    let now_ns = kernel.now_ns();
+    let now_s = (now_ns / 1_000_000_000) as u32;
+    if let Some(clock) = CLOCK.get_ptr_mut(0) {
+        // SAFETY: map memory; one aligned word.
+        unsafe { clock.write_volatile(now_s) };
+    }
+    (now_s, now_ns)
+}
+
 /// What a step of the walk works on.
 struct Walk {
     first: u32,
@@ -59,11 +73,11 @@ extern "C" fn tick(_map: *mut c_void, _key: *mut u32, ageing: *mut FdbAgeing) ->
     let kernel = Kernel::bare();
     // SAFETY: the kernel hands over the timer's own map value.
     unsafe {
+        let (now_s, now_ns) = set_clock(&kernel);
         if let Some(conf) = kernel.switch() {
-            let now_ns = kernel.now_ns();
             let mut walk = Walk {
                 first: (*ageing).next_bucket,
-                now_s: (now_ns / 1_000_000_000) as u32,
+                now_s,
                 ageing_s: conf.ageing_s,
                 now_ns,
             };

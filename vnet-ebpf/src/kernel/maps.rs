@@ -78,6 +78,11 @@ pub static PORT_MACS: Array<u32, 1024> = Array::new();
 #[btf_map]
 pub static FDB_AGEING: Array<FdbAgeing, 1> = Array::new();
 
+/// Seconds of CLOCK_MONOTONIC, which the ageing timer keeps: a load for each frame in place of a
+/// helper call and a division.
+#[btf_map]
+pub static CLOCK: Array<u32, 1> = Array::new();
+
 #[btf_map]
 pub static PORT_COUNTERS: PerCpuArray<PortCounters, 1024> = PerCpuArray::new();
 #[btf_map]

@@ -2,6 +2,8 @@
 
 pub mod ageing;
 pub mod control;
+#[cfg(feature = "log")]
+pub mod log;
 pub mod maps;
 pub mod tables;
 pub mod tc;

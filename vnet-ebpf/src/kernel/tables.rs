@@ -21,7 +21,7 @@ use vnet_ebpf::{
 };
 
 use super::maps::{
-    EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED, MAC_ALLOW, MAC_DENY,
+    CLOCK, EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED, MAC_ALLOW, MAC_DENY,
     MAX_MEMBERS, MAX_PORTS, MEMBERS, PORT_ALIASES, PORT_COUNTERS, PORT_DROPS, PORT_MACS,
     PORT_SEGMENTS, PORT_TAGS, PORTS, PortAliasKey, SEGMENT_CONF, STORM_STATE, SWITCH_CONF,
 };
@@ -161,6 +161,11 @@ impl Tables for Kernel {
     #[inline(always)]
     fn opaque<'a, X>(&self, x: &'a mut X) -> &'a mut X {
         core::hint::black_box(x)
+    }
+
+    #[inline(always)]
+    fn now_s(&self) -> u32 {
+        CLOCK.get(0).copied().unwrap_or(0)
     }
 
     #[inline(always)]

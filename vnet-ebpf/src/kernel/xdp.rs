@@ -157,6 +157,8 @@ pub fn run(ctx: &XdpContext) -> Option<u32> {
     }
     settle(plan, meta, &kernel);
     let plan = kernel.opaque(plan);
+    #[cfg(feature = "log")]
+    super::log::plan(ctx, meta, plan);
     match forward(plan, meta, &kernel, &mut buffer)? {
         Action::Pass => None,
         Action::Drop => Some(xdp_action::XDP_DROP),

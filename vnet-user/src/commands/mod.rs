@@ -2,6 +2,8 @@
 //! the answer.
 
 mod completions;
+#[cfg(feature = "datapath-log")]
+mod datapath_log;
 mod down;
 mod events;
 mod fdb;
@@ -44,6 +46,8 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Get(args) => get::run(session, &output, args),
         Command::Stats(args) => stats::run(session, &output, args),
         Command::Events(args) => events::run(session, &output, args),
+        #[cfg(feature = "datapath-log")]
+        Command::DatapathLog => datapath_log::run(session),
         Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }

@@ -1,0 +1,420 @@
+//! The pure machine: the pipeline over plain vectors.
+//!
+//! It mirrors what vnet-ebpf/src/kernel does around the pipeline, down to what
+//! `bpf_skb_vlan_push` and `bpf_skb_vlan_pop` do to a frame with several tags.
+
+mod effects;
+mod packet;
+mod tables;
+
+use std::{
+    cell::{Cell, RefCell, UnsafeCell},
+    collections::{BTreeMap, HashMap},
+    mem::MaybeUninit,
+};
+
+use anyhow::{Result, ensure};
+use vnet_common::{
+    DropCounters, Event, FdbBucket, FdbKey, MacDenyKey, Member, NO_SLOT, PortConf, PortCounters,
+    PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
+    event::{EVENT_KINDS, EventLimit},
+};
+use vnet_ebpf::{
+    decide::{Fate, Plan, decide},
+    fdb,
+    forward::{Action, Flood, forward},
+    frame::{ETH_LEN, TAG_LEN},
+    meta::{Hook, Meta, Tag},
+    settle::settle,
+};
+
+use crate::{
+    ledger::{self, Ledger},
+    setup::Setup,
+    switch::{Addresses, Frame, Outcome, Sent, Switch, Verdict, token},
+};
+pub use packet::Skb;
+
+/// Bytes that the kernel side pulls into the linear head (`WANTED` in vnet-ebpf/src/kernel/tc.rs).
+const PULLED: usize = ETH_LEN + 2 * TAG_LEN;
+
+/// When the clock starts: late enough that it can be set back.
+const START_NS: u64 = 1_000_000_000_000_000;
+
+/// The pure machine.
+pub struct Machine {
+    conf: SwitchConf,
+    max_ports: u32,
+    max_members: u32,
+    fdb_size: u32,
+    fdb_seed: u64,
+    // The maps, both generations in each, as the kernel has them.
+    ports: Vec<PortConf>,
+    aliases: HashMap<(u32, u32), u16>,
+    tags: HashMap<PortTagKey, u16>,
+    port_segments: HashMap<PortSegmentKey, u16>,
+    segments: Vec<SegmentConf>,
+    members: Vec<Member>,
+    mac_deny: HashMap<MacDenyKey, ()>,
+    mac_allow: HashMap<PortMacKey, ()>,
+    /// MTU and whether it is up, by interface.
+    devices: BTreeMap<u32, (u32, bool)>,
+    buckets: Box<[UnsafeCell<FdbBucket>]>,
+    fdb_count: Cell<u32>,
+    port_macs: RefCell<Vec<u32>>,
+    counters: RefCell<Vec<PortCounters>>,
+    drops: RefCell<Vec<DropCounters>>,
+    storms: RefCell<Vec<StormState>>,
+    event_limits: RefCell<[EventLimit; EVENT_KINDS as usize]>,
+    events: RefCell<Vec<Event>>,
+    now_ns: Cell<u64>,
+}
+
+impl Machine {
+    /// A switch with its configuration in force, that has learned nothing.
+    #[must_use]
+    pub fn new(setup: &Setup) -> Self {
+        let ports = setup.sizes.max_ports as usize;
+        let buckets = (0..setup.sizes.buckets()).map(|_| UnsafeCell::default());
+        let mut machine = Self {
+            conf: SwitchConf::default(),
+            max_ports: setup.sizes.max_ports,
+            max_members: setup.sizes.max_members(),
+            fdb_size: setup.sizes.fdb_size,
+            fdb_seed: setup.sizes.fdb_seed,
+            ports: vec![PortConf::default(); 2 * ports],
+            aliases: HashMap::new(),
+            tags: HashMap::new(),
+            port_segments: HashMap::new(),
+            segments: vec![SegmentConf::default(); 2 * SEGMENTS as usize],
+            members: vec![Member::default(); 2 * setup.sizes.max_members() as usize],
+            mac_deny: HashMap::new(),
+            mac_allow: HashMap::new(),
+            devices: BTreeMap::new(),
+            buckets: buckets.collect(),
+            fdb_count: Cell::new(0),
+            port_macs: RefCell::new(vec![0; ports]),
+            counters: RefCell::new(vec![PortCounters::default(); ports]),
+            drops: RefCell::new(vec![DropCounters::default(); ports]),
+            storms: RefCell::new(vec![StormState::default(); ports]),
+            event_limits: RefCell::default(),
+            events: RefCell::default(),
+            now_ns: Cell::new(START_NS),
+        };
+        machine.publish(setup);
+        machine
+    }
+
+    /// Fills the other generation and swaps.
+    fn publish(&mut self, setup: &Setup) {
+        let image = &setup.image;
+        let generation = self.conf.generation ^ 1;
+        for slot in 0..self.max_ports {
+            self.ports[(generation * self.max_ports + slot) as usize] = image
+                .ports
+                .get(&(slot as u16))
+                .copied()
+                .unwrap_or_default();
+        }
+        for segment in 0..SEGMENTS {
+            self.segments[(generation * SEGMENTS + segment) as usize] = image
+                .segments
+                .get(&(segment as u16))
+                .copied()
+                .unwrap_or_default();
+        }
+        let first = (generation * self.max_members) as usize;
+        self.members[first..first + image.members.len()].copy_from_slice(&image.members);
+        self.aliases = image
+            .aliases
+            .iter()
+            .map(|(ifindex, slot)| ((generation, *ifindex), *slot))
+            .collect();
+        self.tags = image
+            .tags
+            .iter()
+            .map(|(&(slot, vid), &segment)| {
+                let key = PortTagKey {
+                    generation,
+                    slot,
+                    vid,
+                };
+                (key, segment)
+            })
+            .collect();
+        self.port_segments = image
+            .port_segments
+            .iter()
+            .map(|(&(slot, segment), &vid)| {
+                let key = PortSegmentKey {
+                    generation,
+                    slot,
+                    segment,
+                };
+                (key, vid)
+            })
+            .collect();
+        self.mac_deny = image
+            .mac_deny
+            .iter()
+            .map(|&mac| {
+                let generation = generation as u16;
+                (MacDenyKey { mac, generation }, ())
+            })
+            .collect();
+        self.mac_allow = image
+            .mac_allow
+            .iter()
+            .map(|&(slot, mac)| {
+                let key = PortMacKey {
+                    mac,
+                    slot,
+                    generation,
+                };
+                (key, ())
+            })
+            .collect();
+        self.conf.denied_macs[generation as usize] = image.mac_deny.len() as u32;
+        self.conf = SwitchConf {
+            generation,
+            epoch: self.conf.epoch + 1,
+            ageing_s: image.ageing_s,
+            fdb_limit: image.fdb_limit.min(self.fdb_size),
+            ..self.conf
+        };
+        self.devices = setup
+            .devices
+            .values()
+            .map(|device| (device.ifindex, (device.mtu, device.up)))
+            .collect();
+        self.reconcile(setup);
+    }
+
+    /// Makes the configured entries of the FDB so.
+    fn reconcile(&mut self, setup: &Setup) {
+        let wanted = &setup.image.fdb;
+        for ((mac, segment), (_, flags)) in self.entries() {
+            if flags != 0 && !wanted.contains_key(&(mac, segment)) {
+                fdb::delete(self, FdbKey::new(mac, segment));
+            }
+        }
+        let now_s = (self.now_ns.get() / 1_000_000_000) as u32;
+        for (&(mac, segment), &(slot, flags)) in wanted {
+            let placed = fdb::put(self, FdbKey::new(mac, segment), slot, flags, now_s);
+            assert!(placed, "no place for a configured address");
+        }
+    }
+
+    /// Sets the clock, in nanoseconds.
+    pub fn set_now_ns(&self, now_ns: u64) {
+        self.now_ns.set(now_ns);
+    }
+
+    /// The clock, in nanoseconds.
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+
+    /// Sets a device's MTU; `None`: the device is gone.
+    pub fn set_mtu(&mut self, ifindex: u32, mtu: Option<u32>) {
+        match mtu {
+            Some(mtu) => {
+                self.devices.insert(ifindex, (mtu, true));
+            }
+            None => {
+                self.devices.remove(&ifindex);
+            }
+        }
+    }
+
+    /// Hands a frame to the program of its hook.
+    pub fn run(&self, frame: &Frame) -> Outcome {
+        match frame.hook {
+            Hook::Xdp => self.run_xdp(frame),
+            Hook::TcIngress | Hook::TcEgress => self.run_tc(frame),
+        }
+    }
+
+    /// As `run` in vnet-ebpf/src/kernel/tc.rs.
+    fn run_tc(&self, frame: &Frame) -> Outcome {
+        let to_stack = frame.hook == Hook::TcIngress;
+        let meta = Meta {
+            hook: frame.hook,
+            ifindex: frame.ifindex,
+            len: frame.bytes.len() as u32,
+            gso_size: frame.gso_size,
+            gso_segs: frame.gso_segs,
+            tag: frame.tag,
+            redirected: frame.tc_index == token(frame.ifindex, to_stack),
+        };
+        let mut skb = Skb::new(frame, &self.devices);
+        skb.pull(PULLED);
+        let mut plan = Plan::EMPTY;
+        decide(&meta, &skb, self, &mut plan);
+        settle(&mut plan, &meta, self);
+        let action = forward(&plan, &meta, self, &mut skb)
+            .unwrap_or_else(|| self.flood(&plan, &meta, &mut skb));
+        skb.end(action)
+    }
+
+    fn flood(&self, plan: &Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
+        // SAFETY: a flood is integers, booleans and a `PortKind`, all of which may be zero; `begin`
+        // writes all of it.
+        let mut flood: Flood = unsafe { MaybeUninit::zeroed().assume_init() };
+        Flood::begin(&mut flood, plan, meta, skb, self);
+        for index in 0..flood.member_count {
+            flood.step(index, self, skb);
+        }
+        flood.end(self, skb)
+    }
+
+    /// As `run` in vnet-ebpf/src/kernel/xdp.rs.
+    fn run_xdp(&self, frame: &Frame) -> Outcome {
+        let mut buffer = packet::Buffer::new(frame);
+        let whole = frame.linear.is_none_or(|n| n >= frame.bytes.len());
+        let action = if whole {
+            let meta = Meta {
+                hook: Hook::Xdp,
+                ifindex: frame.ifindex,
+                len: frame.bytes.len() as u32,
+                gso_size: 0,
+                gso_segs: 0,
+                tag: Tag::NONE,
+                redirected: false,
+            };
+            let mut plan = Plan::EMPTY;
+            decide(&meta, buffer.bytes.as_slice(), self, &mut plan);
+            if plan.verdict.fate == Fate::PassUp {
+                Action::Pass
+            } else {
+                settle(&mut plan, &meta, self);
+                forward(&plan, &meta, self, &mut buffer).unwrap_or(Action::Pass)
+            }
+        } else {
+            Action::Pass
+        };
+        let verdict = match action {
+            Action::Pass => Verdict::Pass,
+            Action::Drop => Verdict::Drop,
+            // XDP redirects out of devices only.
+            Action::Redirect(exit) => Verdict::Redirect(Sent {
+                ifindex: exit.ifindex,
+                to_stack: exit.to_stack,
+                tc_index: 0,
+                wire: Some(buffer.bytes.clone()),
+            }),
+        };
+        Outcome {
+            verdict,
+            bytes: buffer.bytes,
+            tag: Tag::NONE,
+            copies: Vec::new(),
+        }
+    }
+
+    /// What is in the FDB, as it lies there.
+    fn entries(&self) -> Vec<((vnet_common::Mac, u16), (u16, u16))> {
+        self.buckets
+            .iter()
+            // SAFETY: nobody holds a reference into a bucket between two calls of the pipeline.
+            .flat_map(|bucket| unsafe { (*bucket.get()).entries })
+            .filter(|entry| entry.key().word != 0)
+            .map(|e| ((e.mac, e.segment), (e.slot, e.flags)))
+            .collect()
+    }
+
+    /// Deletes every stale address as the ageing timer does, a whole walk at once. Returns them.
+    pub fn sweep(&self) -> Vec<vnet_common::Mac> {
+        let what = fdb::Sweep {
+            stale: Some((
+                (self.now_ns.get() / 1_000_000_000) as u32,
+                self.conf.ageing_s,
+            )),
+            ..fdb::Sweep::default()
+        };
+        let mut deleted = Vec::new();
+        for index in 0..self.buckets.len() as u32 {
+            fdb::sweep(self, index, &what, |mac, _, _| deleted.push(mac));
+        }
+        deleted
+    }
+}
+
+impl Switch for Machine {
+    fn run(&mut self, frame: &Frame) -> Result<Outcome> {
+        Ok(Self::run(self, frame))
+    }
+
+    fn ledger(&self) -> Result<Ledger> {
+        let mut ledger = Ledger::new();
+        let (counters, drops) = (self.counters.borrow(), self.drops.borrow());
+        for (slot, (counters, drops)) in counters.iter().zip(drops.iter()).enumerate() {
+            ledger::enter(&mut ledger, slot as u16, counters, drops);
+        }
+        Ok(ledger)
+    }
+
+    fn addresses(&self) -> Result<Addresses> {
+        let entries = self.entries();
+        let addresses: Addresses = entries.iter().copied().collect();
+        ensure!(
+            addresses.len() == entries.len(),
+            "an address is in the FDB twice"
+        );
+        check_counts(&addresses, self.fdb_count.get(), |slot| {
+            self.port_macs.borrow()[usize::from(slot)]
+        })?;
+        Ok(addresses)
+    }
+
+    fn events(&mut self) -> Result<Vec<Event>> {
+        let events = self.events.take();
+        Ok(events
+            .into_iter()
+            .map(|event| Event {
+                time_ns: 0,
+                ..event
+            })
+            .collect())
+    }
+
+    fn advance(&mut self, seconds: u32) -> Result<()> {
+        self.now_ns
+            .set(self.now_ns.get() + u64::from(seconds) * 1_000_000_000);
+        Ok(())
+    }
+
+    fn apply(&mut self, setup: &Setup) -> Result<()> {
+        self.publish(setup);
+        Ok(())
+    }
+}
+
+/// Holds the counts that the FDB keeps of itself against what is in it.
+///
+/// # Errors
+/// They differ.
+pub fn check_counts(
+    addresses: &Addresses,
+    count: u32,
+    port_count: impl Fn(u16) -> u32,
+) -> Result<()> {
+    ensure!(
+        addresses.len() == count as usize,
+        "the FDB holds {} addresses and counts {count}",
+        addresses.len()
+    );
+    let mut learned: BTreeMap<u16, u32> = BTreeMap::from([(NO_SLOT, 0)]);
+    for (slot, flags) in addresses.values() {
+        *learned.entry(*slot).or_default() += u32::from(*flags == 0);
+    }
+    for (slot, learned) in learned {
+        ensure!(
+            learned == port_count(slot),
+            "slot {slot} holds {learned} learned addresses and counts {}",
+            port_count(slot)
+        );
+    }
+    Ok(())
+}
