@@ -55,8 +55,6 @@ fn compile(root: &Path, out: &Path, bin: &str, feature: &str) -> Result<PathBuf,
         "-Clink-arg=--btf".to_owned(),
         // Instructions that every kernel since 5.12 has: 32-bit jumps, atomics that return.
         "-Ctarget-cpu=v3".to_owned(),
-        // MAC addresses lie at odd offsets: one load in place of four, which every target of ours takes.
-        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".to_owned(),
     ];
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo

@@ -217,7 +217,8 @@ impl Fixture {
         self
     }
 
-    /// Seconds go by. The kernel's clock is a second coarse here: stay clear of limits.
+    /// Seconds go by. The clock of storm limits also runs by itself in the kernel: there, stay a
+    /// second clear of a limit.
     #[must_use]
     pub fn advance(mut self, seconds: u32) -> Self {
         self.steps.push(Step::Advance(seconds));
@@ -243,16 +244,6 @@ impl Fixture {
     pub fn events(mut self, events: &'static str) -> Self {
         self.events = events;
         self
-    }
-
-    /// Seconds that go by in all.
-    #[must_use]
-    pub fn seconds(&self) -> u32 {
-        let seconds = self.steps.iter().map(|step| match step {
-            Step::Advance(seconds) => *seconds,
-            _ => 0,
-        });
-        seconds.sum()
     }
 
     /// The drop reasons that it expects.

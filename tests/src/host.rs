@@ -260,10 +260,10 @@ impl Host {
         self.netns.ip(line).unwrap()
     }
 
-    /// The document's bytes; `None` while there is no document.
+    /// The document; `None` while there is none.
     #[must_use]
-    pub fn document_bytes(&self) -> Option<Vec<u8>> {
-        fs::read(self.document()).ok()
+    pub fn document_text(&self) -> Option<String> {
+        fs::read_to_string(self.document()).ok()
     }
 }
 

@@ -23,7 +23,7 @@ use aya::{
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use vnet_common::{
-    DropCounters, Event, FdbBucket, NO_SLOT, PortCounters, StormState,
+    Event, NO_SLOT, StormState,
     event::{EVENT_KINDS, EventLimit},
 };
 use vnet_ebpf::{
@@ -31,7 +31,7 @@ use vnet_ebpf::{
     testing::{self, CB_TAG, CB_TC_INDEX, COPIES, TestResult},
 };
 use vnet_user::{
-    datapath::{control::Control, fdb, maps, object, pins::Pins, publish},
+    datapath::{control::Control, counters, fdb, maps, object, pins::Pins, publish},
     host::bpffs,
 };
 
@@ -42,7 +42,7 @@ use crate::{
     ledger::{self, Ledger},
     machine::check_counts,
     setup::{SWITCH, Setup},
-    switch::{Addresses, Frame, Outcome, Sent, Switch, Verdict, on_wire},
+    switch::{Addresses, Frame, Known, Outcome, START_S, Sent, Switch, Verdict, on_wire},
 };
 
 /// The object with the wrapper programs.
@@ -84,8 +84,7 @@ pub struct Kernel {
     pins: Pins,
     control: Control,
     result: Array<MapData, Shared<TestResult>>,
-    counters: PerCpuArray<MapData, PortCounters>,
-    drops: PerCpuArray<MapData, DropCounters>,
+    clock: Array<MapData, u32>,
     events: RingBuf<MapData>,
     events_lost: PerCpuArray<MapData, u64>,
     taps: Taps,
@@ -123,8 +122,7 @@ impl Kernel {
             ebpf,
             control: Control::open(&pins)?,
             result: maps::array(&pins, "test_result")?,
-            counters: maps::per_cpu_array(&pins, "port_counters")?,
-            drops: maps::per_cpu_array(&pins, "port_drops")?,
+            clock: maps::array(&pins, "clock")?,
             events: maps::ring_buf(&pins, "events")?,
             events_lost: maps::per_cpu_array(&pins, "events_lost")?,
             sniffer: sniffer::Sniffer::open()?,
@@ -132,6 +130,7 @@ impl Kernel {
             pins,
             setup: setup.clone(),
         };
+        kernel.clock.set(0, START_S, 0)?;
         kernel.apply(setup)?;
         Ok(kernel)
     }
@@ -202,9 +201,7 @@ impl Kernel {
     /// The frame that arrived where a copy was sent.
     fn delivered(&mut self, to: &testing::Sent) -> Result<Vec<u8>> {
         let what = || {
-            let name = self
-                .setup
-                .exit_name(to.ifindex, to.to_stack != 0);
+            let name = self.setup.exit_name(to.ifindex, to.to_stack != 0);
             format!("the copy to {name}")
         };
         let frame = if to.to_stack != 0 {
@@ -368,21 +365,11 @@ impl Switch for Kernel {
     }
 
     fn ledger(&self) -> Result<Ledger> {
-        fn sum<T: aya::Pod>(values: &PerCpuValues<T>, mut add: impl FnMut(&T)) {
-            values.iter().for_each(&mut add);
-        }
         let mut ledger = Ledger::new();
         let slots = self.setup.image.ports.keys().copied();
         for slot in std::iter::once(NO_SLOT).chain(slots) {
-            let index = u32::from(slot);
-            let no_drops = DropCounters::default();
-            let no_traffic = PortCounters::default();
-            sum(&self.counters.get(&index, 0)?, |c| {
-                ledger::enter(&mut ledger, slot, c, &no_drops);
-            });
-            sum(&self.drops.get(&index, 0)?, |d| {
-                ledger::enter(&mut ledger, slot, &no_traffic, d);
-            });
+            let (traffic, drops) = counters::read(&self.pins, slot)?;
+            ledger::enter(&mut ledger, slot, &traffic, &drops);
         }
         Ok(ledger)
     }
@@ -391,7 +378,7 @@ impl Switch for Kernel {
         let entries = fdb::read(&self.pins)?;
         let addresses: Addresses = entries
             .iter()
-            .map(|e| ((e.mac, e.segment), (e.slot, e.flags)))
+            .map(|e| ((e.mac, e.segment), Known::from(e)))
             .collect();
         ensure!(
             addresses.len() == entries.len(),
@@ -425,30 +412,24 @@ impl Switch for Kernel {
         Ok(events)
     }
 
-    /// The kernel's clock does not move, so everything that was written with its time moves back.
+    /// The clock of seconds is a map, which the ageing timer sets once it is started. That of
+    /// nanoseconds is the kernel's own and does not move, so that what was written with its time
+    /// moves back.
     fn advance(&mut self, seconds: u32) -> Result<()> {
+        let now_s = self.clock.get(&0, 0)?;
+        self.clock.set(0, now_s + seconds, 0)?;
         let ns = u64::from(seconds) * 1_000_000_000;
-        let mut table: Array<_, FdbBucket> = maps::array(&self.pins, "fdb")?;
-        for index in 0..table.len() {
-            let mut bucket = table.get(&index, 0)?;
-            if bucket.entries.iter().all(|entry| entry.key().word == 0) {
-                continue;
-            }
-            for entry in bucket.entries.iter_mut().filter(|e| e.key().word != 0) {
-                let seen_s = entry.seen_s.checked_sub(seconds);
-                entry.seen_s = seen_s.context("the machine has not been up that long")?;
-            }
-            table.set(index, bucket, 0)?;
-        }
         let mut storms: Array<_, StormState> = maps::array(&self.pins, "storm_state")?;
         for index in 0..storms.len() {
             let mut state = storms.get(&index, 0)?;
             if state.next_ns != [0; 3] {
+                // 0 is at rest, and so is every time before now.
                 state.next_ns = state.next_ns.map(|next_ns| next_ns.saturating_sub(ns));
                 storms.set(index, state, 0)?;
             }
         }
-        let mut limits: PerCpuArray<_, EventLimit> = maps::per_cpu_array(&self.pins, "event_limits")?;
+        let mut limits: PerCpuArray<_, EventLimit> =
+            maps::per_cpu_array(&self.pins, "event_limits")?;
         for kind in 0..EVENT_KINDS {
             let moved: Vec<EventLimit> = limits
                 .get(&kind, 0)?

@@ -9,11 +9,15 @@
 //! A [`fixture::Fixture`] is a switch's document, frames, and everything that is to come of them;
 //! [`runner`] holds both machines to it. What must hold for every frame whatsoever is in
 //! [`invariants`], for property tests and fuzzers.
+//!
+//! End-to-end tests drive the real command: a [`host::Host`] is a network namespace with a switch,
+//! [`wire`] and [`traffic`] are what goes through it.
 
 pub mod fixture;
 pub mod fixtures;
 pub mod frame;
 pub mod fuzz;
+pub mod host;
 pub mod invariants;
 pub mod kernel;
 pub mod ledger;
@@ -21,3 +25,6 @@ pub mod machine;
 pub mod runner;
 pub mod setup;
 pub mod switch;
+pub mod traffic;
+pub mod wait;
+pub mod wire;

@@ -15,8 +15,9 @@ use std::{
 
 use anyhow::{Result, ensure};
 use vnet_common::{
-    DropCounters, Event, FdbBucket, FdbKey, MacDenyKey, Member, NO_SLOT, PortConf, PortCounters,
-    PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
+    DropCounters, Event, FdbBucket, FdbKey, Mac, MacDenyKey, Member, NO_SLOT, PortConf,
+    PortCounters, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState,
+    SwitchConf,
     event::{EVENT_KINDS, EventLimit},
 };
 use vnet_ebpf::{
@@ -31,15 +32,12 @@ use vnet_ebpf::{
 use crate::{
     ledger::{self, Ledger},
     setup::Setup,
-    switch::{Addresses, Frame, Outcome, Sent, Switch, Verdict, token},
+    switch::{Addresses, Frame, Known, Outcome, START_S, Sent, Switch, Verdict},
 };
 pub use packet::Skb;
 
 /// Bytes that the kernel side pulls into the linear head (`WANTED` in vnet-ebpf/src/kernel/tc.rs).
 const PULLED: usize = ETH_LEN + 2 * TAG_LEN;
-
-/// When the clock starts: late enough that it can be set back.
-const START_NS: u64 = 1_000_000_000_000_000;
 
 /// The pure machine.
 pub struct Machine {
@@ -68,6 +66,8 @@ pub struct Machine {
     event_limits: RefCell<[EventLimit; EVENT_KINDS as usize]>,
     events: RefCell<Vec<Event>>,
     now_ns: Cell<u64>,
+    /// Tags that the next frame may still have made before the kernel is out of memory.
+    tags_left: Cell<u32>,
 }
 
 impl Machine {
@@ -99,7 +99,8 @@ impl Machine {
             storms: RefCell::new(vec![StormState::default(); ports]),
             event_limits: RefCell::default(),
             events: RefCell::default(),
-            now_ns: Cell::new(START_NS),
+            now_ns: Cell::new(u64::from(START_S) * 1_000_000_000),
+            tags_left: Cell::new(u32::MAX),
         };
         machine.publish(setup);
         machine
@@ -110,11 +111,8 @@ impl Machine {
         let image = &setup.image;
         let generation = self.conf.generation ^ 1;
         for slot in 0..self.max_ports {
-            self.ports[(generation * self.max_ports + slot) as usize] = image
-                .ports
-                .get(&(slot as u16))
-                .copied()
-                .unwrap_or_default();
+            self.ports[(generation * self.max_ports + slot) as usize] =
+                image.ports.get(&(slot as u16)).copied().unwrap_or_default();
         }
         for segment in 0..SEGMENTS {
             self.segments[(generation * SEGMENTS + segment) as usize] = image
@@ -193,27 +191,28 @@ impl Machine {
     /// Makes the configured entries of the FDB so.
     fn reconcile(&mut self, setup: &Setup) {
         let wanted = &setup.image.fdb;
-        for ((mac, segment), (_, flags)) in self.entries() {
-            if flags != 0 && !wanted.contains_key(&(mac, segment)) {
+        for ((mac, segment), known) in self.entries() {
+            if known.flags != 0 && !wanted.contains_key(&(mac, segment)) {
                 fdb::delete(self, FdbKey::new(mac, segment));
             }
         }
-        let now_s = (self.now_ns.get() / 1_000_000_000) as u32;
+        let now_s = self.now_s();
         for (&(mac, segment), &(slot, flags)) in wanted {
             let placed = fdb::put(self, FdbKey::new(mac, segment), slot, flags, now_s);
             assert!(placed, "no place for a configured address");
         }
     }
 
-    /// Sets the clock, in nanoseconds.
-    pub fn set_now_ns(&self, now_ns: u64) {
-        self.now_ns.set(now_ns);
+    /// The clock, in seconds.
+    #[must_use]
+    pub fn now_s(&self) -> u32 {
+        (self.now_ns.get() / 1_000_000_000) as u32
     }
 
-    /// The clock, in nanoseconds.
-    #[must_use]
-    pub fn now_ns(&self) -> u64 {
-        self.now_ns.get()
+    /// From now on, of each frame only the first `count` tags can be made: the next one finds the
+    /// kernel out of memory, when the old tag is gone already.
+    pub fn limit_tags(&self, count: u32) {
+        self.tags_left.set(count);
     }
 
     /// Sets a device's MTU; `None`: the device is gone.
@@ -238,17 +237,8 @@ impl Machine {
 
     /// As `run` in vnet-ebpf/src/kernel/tc.rs.
     fn run_tc(&self, frame: &Frame) -> Outcome {
-        let to_stack = frame.hook == Hook::TcIngress;
-        let meta = Meta {
-            hook: frame.hook,
-            ifindex: frame.ifindex,
-            len: frame.bytes.len() as u32,
-            gso_size: frame.gso_size,
-            gso_segs: frame.gso_segs,
-            tag: frame.tag,
-            redirected: frame.tc_index == token(frame.ifindex, to_stack),
-        };
-        let mut skb = Skb::new(frame, &self.devices);
+        let meta = frame.meta();
+        let mut skb = Skb::new(frame, &self.devices, self.tags_left.get());
         skb.pull(PULLED);
         let mut plan = Plan::EMPTY;
         decide(&meta, &skb, self, &mut plan);
@@ -274,15 +264,7 @@ impl Machine {
         let mut buffer = packet::Buffer::new(frame);
         let whole = frame.linear.is_none_or(|n| n >= frame.bytes.len());
         let action = if whole {
-            let meta = Meta {
-                hook: Hook::Xdp,
-                ifindex: frame.ifindex,
-                len: frame.bytes.len() as u32,
-                gso_size: 0,
-                gso_segs: 0,
-                tag: Tag::NONE,
-                redirected: false,
-            };
+            let meta = frame.meta();
             let mut plan = Plan::EMPTY;
             decide(&meta, buffer.bytes.as_slice(), self, &mut plan);
             if plan.verdict.fate == Fate::PassUp {
@@ -314,23 +296,20 @@ impl Machine {
     }
 
     /// What is in the FDB, as it lies there.
-    fn entries(&self) -> Vec<((vnet_common::Mac, u16), (u16, u16))> {
+    fn entries(&self) -> Vec<((Mac, u16), Known)> {
         self.buckets
             .iter()
             // SAFETY: nobody holds a reference into a bucket between two calls of the pipeline.
             .flat_map(|bucket| unsafe { (*bucket.get()).entries })
             .filter(|entry| entry.key().word != 0)
-            .map(|e| ((e.mac, e.segment), (e.slot, e.flags)))
+            .map(|e| ((e.mac, e.segment), Known::from(&e)))
             .collect()
     }
 
     /// Deletes every stale address as the ageing timer does, a whole walk at once. Returns them.
-    pub fn sweep(&self) -> Vec<vnet_common::Mac> {
+    pub fn sweep(&self) -> Vec<Mac> {
         let what = fdb::Sweep {
-            stale: Some((
-                (self.now_ns.get() / 1_000_000_000) as u32,
-                self.conf.ageing_s,
-            )),
+            stale: Some((self.now_s(), self.conf.ageing_s)),
             ..fdb::Sweep::default()
         };
         let mut deleted = Vec::new();
@@ -406,8 +385,8 @@ pub fn check_counts(
         addresses.len()
     );
     let mut learned: BTreeMap<u16, u32> = BTreeMap::from([(NO_SLOT, 0)]);
-    for (slot, flags) in addresses.values() {
-        *learned.entry(*slot).or_default() += u32::from(*flags == 0);
+    for known in addresses.values() {
+        *learned.entry(known.slot).or_default() += u32::from(known.flags == 0);
     }
     for (slot, learned) in learned {
         ensure!(

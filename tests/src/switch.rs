@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use vnet_common::{Event, Mac};
-use vnet_ebpf::meta::{Hook, Tag};
+use vnet_common::{Event, FdbEntry, Mac};
+use vnet_ebpf::meta::{Hook, Meta, Tag, is_kernel_tpid};
 
 use crate::{ledger::Ledger, setup::Setup};
 
@@ -27,6 +27,58 @@ pub struct Frame {
     pub gso_segs: u32,
     /// Bytes in the linear head, or in the first buffer; `None`: all.
     pub linear: Option<usize>,
+}
+
+impl Frame {
+    /// A frame that comes from a wire, a VM or the host's stack, every tag in its place in `wire`.
+    /// At TC the kernel has taken the outer one to metadata (`skb_vlan_untag`, net/core/skbuff.c).
+    #[must_use]
+    pub fn received(hook: Hook, ifindex: u32, mut wire: Vec<u8>) -> Self {
+        let tag = match hook {
+            Hook::Xdp => Tag::NONE,
+            Hook::TcIngress | Hook::TcEgress => outer_tag(&wire).unwrap_or(Tag::NONE),
+        };
+        if tag.is_some() {
+            wire.drain(12..16);
+        }
+        Self {
+            hook,
+            ifindex,
+            bytes: wire,
+            tag,
+            tc_index: 0,
+            gso_size: 0,
+            gso_segs: 0,
+            linear: None,
+        }
+    }
+
+    /// What the pipeline is told of it besides its bytes.
+    #[must_use]
+    pub fn meta(&self) -> Meta {
+        let at_tc = self.hook != Hook::Xdp;
+        let to_stack = self.hook == Hook::TcIngress;
+        Meta {
+            hook: self.hook,
+            ifindex: self.ifindex,
+            len: self.bytes.len() as u32,
+            gso_size: if at_tc { self.gso_size } else { 0 },
+            gso_segs: if at_tc { self.gso_segs } else { 0 },
+            tag: if at_tc { self.tag } else { Tag::NONE },
+            redirected: at_tc && self.tc_index == token(self.ifindex, to_stack),
+        }
+    }
+}
+
+/// The outer tag of a frame on a wire, when it is one that the kernel knows and whole.
+#[must_use]
+pub fn outer_tag(wire: &[u8]) -> Option<Tag> {
+    let [a, b, c, d, _, _] = *wire.get(12..)?.first_chunk()?;
+    let tpid = u16::from_be_bytes([a, b]);
+    is_kernel_tpid(tpid).then_some(Tag {
+        tpid,
+        tci: u16::from_be_bytes([c, d]),
+    })
 }
 
 /// A place that a frame was sent to.
@@ -77,8 +129,32 @@ impl Outcome {
     }
 }
 
-/// Slot and flags of every known address, by address and segment.
-pub type Addresses = BTreeMap<(Mac, u16), (u16, u16)>;
+/// What is known of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Where it is.
+    pub slot: u16,
+    /// `FDB_…` bits.
+    pub flags: u16,
+    /// When it was last seen, in seconds of the machine's clock.
+    pub seen_s: u32,
+}
+
+impl From<&FdbEntry> for Known {
+    fn from(entry: &FdbEntry) -> Self {
+        Self {
+            slot: entry.slot,
+            flags: entry.flags,
+            seen_s: entry.seen_s,
+        }
+    }
+}
+
+/// What is known of every address, by address and segment.
+pub type Addresses = BTreeMap<(Mac, u16), Known>;
+
+/// When the clock of a machine starts, in seconds.
+pub const START_S: u32 = 1_000_000;
 
 /// A machine that switches frames.
 pub trait Switch {
@@ -109,7 +185,7 @@ pub trait Switch {
     /// Lets `seconds` go by.
     ///
     /// # Errors
-    /// The machine's clock does not go back that far.
+    /// The clock cannot be set.
     fn advance(&mut self, seconds: u32) -> Result<()>;
 
     /// Puts another configuration into force; what was learned stays.

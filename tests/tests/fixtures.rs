@@ -36,6 +36,8 @@ fn trial(theme: &str, fixture: Fixture) -> Trial {
     Trial::test(name, run).with_kind(kind)
 }
 
+/// Every cause on a line of its own, without a backtrace.
 fn failed(error: anyhow::Error) -> Failed {
-    Failed::from(format!("{error:?}"))
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    Failed::from(causes.join("\n"))
 }

@@ -106,10 +106,8 @@ fn everybody_reaches_everybody() {
     let phys = host.phys();
     let device = host.device_ip();
     host.vnet("port add up0 --uplink");
-    let mut places: Vec<(&Netns, Addresses)> = vms
-        .iter()
-        .map(|vm| (vm.netns(), vm.addresses()))
-        .collect();
+    let mut places: Vec<(&Netns, Addresses)> =
+        vms.iter().map(|vm| (vm.netns(), vm.addresses())).collect();
     places.push((phys.netns(), phys.addresses()));
     places.push((host.netns(), device));
     for (from, own) in &places {
@@ -174,7 +172,12 @@ fn buffers_cross_the_switch_uncut_and_no_offload_is_turned_off() {
     let host = Host::up();
     let vm = host.vm(1);
     let phys = host.phys();
-    let features = || [host.sh("ethtool -k vm1; ethtool -k up0"), vm.sh("ethtool -k eth0")];
+    let features = || {
+        [
+            host.sh("ethtool -k vm1; ethtool -k up0"),
+            vm.sh("ethtool -k eth0"),
+        ]
+    };
     let before = features();
     for feature in [
         "tx-checksumming: on",
@@ -213,10 +216,10 @@ fn counters_count_packets_and_bytes() {
     }
 }
 
-/// Neighbours ask for the host's address and get one answer: with the kernel's defaults the uplink
-/// and the switch device would both give one.
+/// The switch device does not answer for the uplink's address, as it would with the kernel's
+/// defaults: neighbours get the one answer of the interface that holds it.
 #[test]
-fn one_of_the_hosts_interfaces_answers_arp() {
+fn the_switch_device_answers_arp_for_its_own_addresses_only() {
     let host = Host::new();
     let phys = host.phys();
     let own = host.uplink_ip();
@@ -231,14 +234,26 @@ fn one_of_the_hosts_interfaces_answers_arp() {
             assert_eq!(neighbour(station, own.v4()), uplink_mac);
         }
     }
-    // An address on the device is the device's alone, and the other way round.
-    host.ip("addr flush dev up0");
+}
+
+/// The host takes what is for it by whichever of its MAC addresses it comes: its uplink may answer
+/// ARP for the device's address, which is the kernel's default there.
+#[test]
+fn the_host_is_reached_by_any_of_its_mac_addresses() {
+    let host = Host::new();
+    let phys = host.phys();
+    host.vnet("up --uplink up0");
+    let vm = host.vm(1);
+    host.vnet("port add vm1");
     let device = host.device_ip();
-    let device_mac = host.interface(host.switch()).mac;
+    let macs = ["up0", host.switch()].map(|name| host.interface(name).mac);
     for station in [&vm, &phys] {
-        station.ip("neigh flush all");
-        assert!(reaches(station.netns(), device.v4()));
-        assert_eq!(neighbour(station, device.v4()), device_mac);
+        for mac in &macs {
+            let address = device.v4();
+            station.ip(&format!("neigh replace {address} lladdr {mac} dev eth0"));
+            assert!(reaches(station.netns(), address), "{mac}");
+            traffic::tcp(station.netns(), host.netns(), address, 1 << 20);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ macro_rules! drop_reasons {
             $($(#[doc = $doc])+ $variant,)+
         }
 
-        /// Frames dropped at one port, a field a reason. Per CPU in the map `port_drops`.
+        /// Frames dropped at one port, a field a reason.
         #[repr(C)]
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct DropCounters {

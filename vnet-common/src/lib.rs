@@ -16,7 +16,7 @@ pub mod port;
 pub mod switch;
 
 pub use control::{ControlOp, ControlReply, ControlRequest};
-pub use counters::PortCounters;
+pub use counters::{DropReport, PortCounters, PortReport};
 pub use drop_reason::{DropCounters, DropReason};
 pub use event::{Event, EventKind};
 pub use fdb::{FdbBucket, FdbEntry, FdbKey};

@@ -278,7 +278,7 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         Path::UplinkToUplink => return drop(DropReason::UplinkToUplink),
         Path::Unused => return unknown,
     }
-    if entry.slot == port.peer_slot {
+    if is_other_side(&plan.port, target) {
         return if matches!(port.kind, PortKind::UplinkHost) {
             Verdict::plain(Fate::ToWire)
         } else {
@@ -318,8 +318,10 @@ fn reserved<T: Tables + ?Sized>(
         // device by our own hand.
         PortKind::Uplink if port.flags & PORT_MEMBER != 0 && frame.dst[5] == 0 => {
             match tables.port(generation, port.peer_slot) {
-                Some(device) => Verdict::forward(device.slot, frame.tag.vid()),
-                None => Verdict::drop(DropReason::MacReserved, port.slot),
+                Some(device) if matches!(device.kind, PortKind::Internal) => {
+                    Verdict::forward(device.slot, frame.tag.vid())
+                }
+                _ => Verdict::drop(DropReason::MacReserved, port.slot),
             }
         }
         PortKind::Uplink => Verdict::plain(Fate::ToHost),
@@ -472,6 +474,15 @@ pub fn pass(from: &Origin, to: &PortConf) -> Path {
     } else {
         Path::Open
     }
+}
+
+/// Whether a frame gets to `to` by going on at its own interface: an outside uplink's wire and the
+/// host behind it. A member uplink's peer is the switch device, which is another interface: what
+/// went on there would go to the plain bridge.
+#[inline(always)]
+#[must_use]
+pub const fn is_other_side(from: &Origin, to: &PortConf) -> bool {
+    from.peer_slot == to.slot && matches!(to.kind, PortKind::Uplink | PortKind::UplinkHost)
 }
 
 /// Why a frame does not leave by a port.

@@ -3,7 +3,7 @@
 use vnet_common::{DropReason, PortConf, StormKind};
 
 use crate::{
-    decide::{Fate, Origin, Path, Plan, is_stack, pass},
+    decide::{Fate, Origin, Path, Plan, is_other_side, is_stack, pass},
     frame::Frame,
     gso,
     meta::{Meta, Tag},
@@ -120,6 +120,8 @@ pub struct Flood {
     packets: u32,
     /// The tag that the frame has at this moment.
     tag: Tag,
+    /// An edit failed, and which tag the frame has is not known: it goes nowhere any more.
+    broken: bool,
     /// The last port that is to get it: sent when the next one is found, or as the frame itself.
     pending: Pending,
     /// The frame itself goes on to the host or the wire behind the hook.
@@ -156,6 +158,7 @@ impl Flood {
             len: meta.len,
             packets: meta.packets(),
             tag: plan.frame.tag,
+            broken: false,
             pending: Pending::NOBODY,
             keep: false,
             refused: false,
@@ -181,7 +184,7 @@ impl Flood {
         if self.unknown_unicast && is_stack(target.kind) {
             return;
         }
-        if target.slot == self.from.peer_slot {
+        if is_other_side(&self.from, target) {
             self.keep = true;
             return;
         }
@@ -224,14 +227,11 @@ impl Flood {
 
     #[inline(always)]
     fn retag<P: Packet>(&mut self, packet: &mut P, to: Tag) -> bool {
-        if self.tag == to {
-            return true;
-        }
-        let done = packet.retag(self.tag, to);
-        if done {
+        if !self.broken && self.tag != to {
+            self.broken = !packet.retag(self.tag, to);
             self.tag = to;
         }
-        done
+        !self.broken
     }
 
     /// Ends the flood: what becomes of the frame itself.

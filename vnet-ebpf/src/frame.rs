@@ -3,7 +3,7 @@
 use vnet_common::Mac;
 
 use crate::{
-    meta::{Meta, Tag, is_tpid},
+    meta::{Meta, Tag, is_kernel_tpid, is_tpid},
     window::Window,
 };
 
@@ -23,7 +23,7 @@ pub struct Frame {
     pub tag: Tag,
     /// The outer tag is in the bytes, not in metadata.
     pub tag_in_bytes: bool,
-    /// Another tag follows the outer one.
+    /// Another tag follows the outer one, or one that cannot be an outer one.
     pub inner_tag: bool,
     /// EtherType behind the outer tag, host order.
     pub ether_type: u16,
@@ -53,15 +53,16 @@ impl Frame {
         if !is_tpid(frame.ether_type) {
             return true;
         }
-        if meta.tag.is_some() {
-            frame.inner_tag = true;
-            return true;
-        }
-        // XDP, or a frame that the host built with its tag: the outer tag is in the bytes. A tag
-        // that is cut short is a runt: nothing can be said about its VLAN.
+        // A tag that is cut short is a runt: nothing can be said about its VLAN, and the kernel
+        // cannot move it.
         let Some(t) = window.at::<TAG_LEN>(ETH_LEN) else {
             return false;
         };
+        if meta.tag.is_some() || !is_kernel_tpid(frame.ether_type) {
+            frame.inner_tag = true;
+            return true;
+        }
+        // XDP, or a frame that the host built with its tag: the outer tag is in the bytes.
         frame.tag = Tag {
             tpid: frame.ether_type,
             tci: u16::from_be_bytes([t[0], t[1]]),
@@ -69,7 +70,7 @@ impl Frame {
         frame.tag_in_bytes = true;
         frame.ether_type = u16::from_be_bytes([t[2], t[3]]);
         frame.inner_tag = is_tpid(frame.ether_type);
-        true
+        !frame.inner_tag || window.at::<TAG_LEN>(ETH_LEN + TAG_LEN).is_some()
     }
 
     /// Offset of what follows the outer tag.

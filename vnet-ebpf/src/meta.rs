@@ -78,6 +78,14 @@ pub const fn is_tpid(ether_type: u16) -> bool {
     )
 }
 
+/// Whether the kernel takes, edits and makes tags with this TPID (`eth_type_vlan`,
+/// include/linux/if_vlan.h). Others stay where they are, so that no network can be told by them.
+#[inline(always)]
+#[must_use]
+pub const fn is_kernel_tpid(ether_type: u16) -> bool {
+    matches!(ether_type, TPID_8021Q | TPID_8021AD)
+}
+
 /// Facts about a frame that its bytes do not show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use vnet_common::{ControlRequest, PortCounters, control::{FLUSH_SEGMENT, FLUSH_SLOT}};
+use vnet_common::{
+    ControlRequest,
+    control::{FLUSH_SEGMENT, FLUSH_SLOT},
+};
 
 use crate::compile::{self, Facts, Image, Interface, fnv1a};
 use crate::config::{Config, FailMode, Mode};
-use crate::datapath::{control::Control, fdb, maps, publish};
+use crate::datapath::{control::Control, counters, fdb, publish};
 use crate::error::Error;
 use crate::host::{Link, Links, Peers};
 use crate::ports::{self, Role, Wanted, XdpPlan};
@@ -294,14 +297,16 @@ impl Run<'_> {
         let mut control = Control::open(pins)?;
         let buckets = self.state.sizes.buckets();
         let slots = slot_names(image);
-        for slot in changed(&self.state.slots, &slots) {
+        let gone = changed(&self.state.slots, &slots);
+        let empty: Vec<u16> = gone.iter().copied().filter(|slot| !slots.contains_key(slot)).collect();
+        counters::end(pins, &empty)?;
+        for slot in gone {
             let what = ControlRequest {
                 flags: FLUSH_SLOT,
                 slot,
                 ..ControlRequest::default()
             };
             control.flush(buckets, &what)?;
-            clear_counters(self.session, slot)?;
         }
         for segment in changed(&self.state.segments, &image.networks) {
             let what = ControlRequest {
@@ -376,18 +381,3 @@ fn changed<K: Copy + Ord, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, 
         .map(|(key, _)| *key)
         .collect()
 }
-
-/// A slot's next owner begins at zero.
-fn clear_counters(session: &Session, slot: u16) -> anyhow::Result<()> {
-    let pins = session.pins();
-    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
-    let mut counters = maps::per_cpu_array::<PortCounters>(pins, "port_counters")?;
-    let zero = aya::maps::PerCpuValues::try_from(vec![PortCounters::default(); cpus])?;
-    counters.set(u32::from(slot), zero, 0)?;
-    let mut drops = maps::per_cpu_array::<vnet_common::DropCounters>(pins, "port_drops")?;
-    let zero =
-        aya::maps::PerCpuValues::try_from(vec![vnet_common::DropCounters::default(); cpus])?;
-    drops.set(u32::from(slot), zero, 0)?;
-    Ok(())
-}
-

@@ -49,14 +49,15 @@ pub(crate) fn watch(vnet: &VnetUser, keep: bool) -> Result<()> {
     Ok(())
 }
 
-type Counters = BTreeMap<String, PortStats>;
+/// By port and kind: an uplink outside the bridge has its wire and the host behind it under one name.
+type Counters = BTreeMap<(String, String), PortStats>;
 
 fn by_port(vnet: &VnetUser) -> Result<Counters> {
     Ok(vnet
         .stats()?
         .stats
         .into_iter()
-        .map(|port| (port.port.clone(), port))
+        .map(|port| ((port.port.clone(), port.kind.clone()), port))
         .collect())
 }
 
@@ -65,15 +66,16 @@ fn render(before: &Counters, now: &Counters, elapsed: Duration) -> String {
     // A port that is new, or whose counters began again, has no rate yet.
     let rate = |new: u64, old: u64| new.saturating_sub(old) as f64 / seconds;
     let mut table = format!(
-        "{:<15} {:<8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
+        "{:<15} {:<11} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
         "PORT", "KIND", "RX PPS", "RX BIT/S", "TX PPS", "TX BIT/S", "HOST PPS", "DROPS"
     );
-    for (name, new) in now {
-        let old = before.get(name).unwrap_or(new);
+    for (key, new) in now {
+        let name = &key.0;
+        let old = before.get(key).unwrap_or(new);
         let drops: u64 = new.drops.values().sum();
         let _ = write!(
             table,
-            "{name:<15} {:<8} {:>9} {:>9} {:>9} {:>9} {:>9} {drops:>9}",
+            "{name:<15} {:<11} {:>9} {:>9} {:>9} {:>9} {:>9} {drops:>9}",
             new.kind,
             short(rate(new.rx_packets, old.rx_packets)),
             short(rate(new.rx_bytes, old.rx_bytes) * 8.0),
@@ -139,8 +141,8 @@ mod tests {
             drops: BTreeMap::from([("vlan_unlisted".into(), 3)]),
             ..PortStats::default()
         };
-        let one = BTreeMap::from([("tap0".to_owned(), port(100, 10_000))]);
-        let two = BTreeMap::from([("tap0".to_owned(), port(300, 260_000))]);
+        let one = BTreeMap::from([(("tap0".to_owned(), "vm".to_owned()), port(100, 10_000))]);
+        let two = BTreeMap::from([(("tap0".to_owned(), "vm".to_owned()), port(300, 260_000))]);
         let table = render(&one, &two, Duration::from_secs(2));
         let words: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(

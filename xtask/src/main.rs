@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the project's development commands.
 
+mod bench_cmd;
 mod build_cmd;
 mod interrupt;
 mod lab;
@@ -27,6 +28,13 @@ enum Cli {
     Test {
         /// Parts of test names.
         filters: Vec<String>,
+    },
+    /// Measure vnet and what it is compared with (as root): `bench l2`, `bench l2 --help`.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// A suite and its options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Bring a switch up on an interface and show its counters; without --iface, the lab.
     Run(RunArgs),
@@ -86,6 +94,7 @@ fn dispatch(command: Cli) -> Result<()> {
             Ok(())
         }
         Cli::Test { filters } => test_cmd::test(&filters),
+        Cli::Bench { arguments } => bench_cmd::bench(&arguments),
         Cli::Run(RunArgs {
             iface: Some(iface),
             switch,

@@ -97,9 +97,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Prints what the datapath logs to stderr.
 fn datapath_log(vnet: &VnetUser, level: LogLevel) -> Result<Ended> {
-    println!("$ RUST_LOG={0} vnet-user datapath-log", word(level));
+    // The programs' crate is called vnet; the loader's own lines at this level are of no use here.
+    let filter = format!("vnet={}", word(level));
+    println!("$ RUST_LOG={filter} vnet-user datapath-log");
     vnet.command(["datapath-log"])
-        .env("RUST_LOG", word(level))
+        .env("RUST_LOG", filter)
         .spawn()
         .map(Ended)
         .context("starting `vnet-user datapath-log`")

@@ -74,12 +74,14 @@ fn settle_on_one_cpu() -> Result<()> {
     // SAFETY: the sets are plain data, as large as the calls are told; an index below the set's
     // size is in it.
     unsafe {
-        let size = mem::size_of::<libc::cpu_set_t>();
+        let size = size_of::<libc::cpu_set_t>();
         let mut allowed: libc::cpu_set_t = mem::zeroed();
         if libc::sched_getaffinity(0, size, &mut allowed) != 0 {
             return Err(std::io::Error::last_os_error()).context("asking for the CPUs to run on");
         }
-        let last = (0..8 * size).rev().find(|&cpu| libc::CPU_ISSET(cpu, &allowed));
+        let last = (0..8 * size)
+            .rev()
+            .find(|&cpu| libc::CPU_ISSET(cpu, &allowed));
         let mut one: libc::cpu_set_t = mem::zeroed();
         libc::CPU_SET(last.context("there is no CPU to run on")?, &mut one);
         if libc::sched_setaffinity(0, size, &one) != 0 {

@@ -89,7 +89,7 @@ impl Lane {
             veth(&inside, near, &outside, far)?;
         }
         // The frames are complete: no checksum and no tag is left to a device.
-        outside.sh("ethtool -K gen tx off txvlan off")?;
+        outside.sh("ethtool -K gen tx off txvlan off tx-vlan-stag-hw-insert off")?;
 
         let up = ifindex(&inside, "up")?;
         let vm1 = ifindex(&inside, "vm1")?;
@@ -135,7 +135,7 @@ impl Lane {
                 lane.receive_like_a_nic()?;
                 lane.inside.ip("link add br0 type bridge")?;
                 for port in ["up", "vm1"] {
-                    lane.inside.ip(&format!("link set {port} master br0"))?;
+                    lane.inside.ip(&format!("link set dev {port} master br0"))?;
                 }
                 lane.inside.ip("link set br0 up")?;
                 let mac = mac_text(traffic::DESTINATION);
@@ -190,20 +190,18 @@ impl Lane {
 /// A network namespace in which nobody speaks unasked.
 fn namespace(name: &str) -> Result<Netns> {
     let netns = Netns::create(name)?;
-    netns.sh(
-        "for which in all default; do \
-         echo 1 > /proc/sys/net/ipv6/conf/$which/disable_ipv6; done",
-    )?;
+    netns.sh("for which in all default; do \
+         echo 1 > /proc/sys/net/ipv6/conf/$which/disable_ipv6; done")?;
     Ok(netns)
 }
 
 fn veth(here: &Netns, near: &str, there: &Netns, far: &str) -> Result<()> {
     here.ip(&format!(
-        "link add {near} type veth peer name {far} netns {}",
+        "link add name {near} type veth peer name {far} netns {}",
         there.name()
     ))?;
-    here.ip(&format!("link set {near} up"))?;
-    there.ip(&format!("link set {far} up"))?;
+    here.ip(&format!("link set dev {near} up"))?;
+    there.ip(&format!("link set dev {far} up"))?;
     Ok(())
 }
 

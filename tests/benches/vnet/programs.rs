@@ -138,7 +138,9 @@ impl Programs {
         let sources = (0..flows).map(|flow| (traffic::source(flow), slot(from)));
         for (mac, slot) in sources.chain([(traffic::DESTINATION, slot(to))]) {
             if !fdb::put(&table, FdbKey::new(mac, 0), slot, 0, 0) {
-                return Err(anyhow!("filling the floor's FDB: no place for {flows} flows"));
+                return Err(anyhow!(
+                    "filling the floor's FDB: no place for {flows} flows"
+                ));
             }
         }
         let map = self.ebpf.map_mut("FDB").context("no map FDB")?;

@@ -65,8 +65,8 @@ impl BridgePort {
 /// Everything that a command which changes nothing leaves as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
-    /// The document's bytes.
-    pub document: Option<Vec<u8>>,
+    /// The document.
+    pub document: Option<String>,
     /// The interfaces of the host.
     pub interfaces: BTreeMap<String, InterfaceFacts>,
     /// Pinned maps, programs and links, with their inodes.
@@ -75,6 +75,26 @@ pub struct Fingerprint {
     pub switch_conf: Option<String>,
     /// The forwarding database.
     pub fdb: Vec<FdbRow>,
+}
+
+impl Fingerprint {
+    /// Holds `now` to be the same. Addresses may have been learned meanwhile, and none forgotten.
+    ///
+    /// # Panics
+    /// When something differs.
+    #[track_caller]
+    pub fn assert_same(&self, now: &Self) {
+        assert_eq!(now.document, self.document, "the document changed");
+        assert_eq!(now.pins, self.pins, "pins changed");
+        assert_eq!(now.switch_conf, self.switch_conf, "the tables changed");
+        assert_eq!(now.interfaces, self.interfaces, "interfaces changed");
+        let forgotten: Vec<_> = self
+            .fdb
+            .iter()
+            .filter(|row| !now.fdb.contains(row))
+            .collect();
+        assert!(forgotten.is_empty(), "forgotten: {forgotten:?}");
+    }
 }
 
 impl Host {
@@ -89,7 +109,7 @@ impl Host {
         collect_inodes(&self.pins(), &mut pins);
         let is_up = !pins.is_empty();
         Fingerprint {
-            document: self.document_bytes(),
+            document: self.document_text(),
             interfaces: self.interfaces(),
             switch_conf: is_up.then(|| self.dump_map("switch_conf")),
             fdb: if is_up { self.fdb() } else { Vec::new() },

@@ -93,9 +93,7 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
 /// Takes away what test processes left that were killed: namespaces and pins with the id of a
 /// process that is gone.
 pub(super) fn sweep() {
-    let is_gone = |pid: &str| {
-        pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()
-    };
+    let is_gone = |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
     let names = |dir: &Path| {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         entries

@@ -112,8 +112,11 @@ fn create(name: &str, ifindex: u32) -> Result<File> {
         .context("opening /dev/net/tun")?;
     let index = ifindex as libc::c_uint;
     // SAFETY: the ioctl reads a live unsigned integer.
-    ioctl(|fd| unsafe { libc::ioctl(fd, libc::TUNSETIFINDEX as _, &raw const index) }, &file)
-        .context("choosing its number")?;
+    ioctl(
+        |fd| unsafe { libc::ioctl(fd, libc::TUNSETIFINDEX as _, &raw const index) },
+        &file,
+    )
+    .context("choosing its number")?;
     // SAFETY: ifreq is a name and a union of plain integers and pointers; zeros are a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().take(15).zip(name.bytes()) {
@@ -121,7 +124,10 @@ fn create(name: &str, ifindex: u32) -> Result<File> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: the ioctl reads and writes a live ifreq.
-    ioctl(|fd| unsafe { libc::ioctl(fd, libc::TUNSETIFF as _, &raw mut request) }, &file)?;
+    ioctl(
+        |fd| unsafe { libc::ioctl(fd, libc::TUNSETIFF as _, &raw mut request) },
+        &file,
+    )?;
     Ok(file)
 }
 

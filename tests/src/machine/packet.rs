@@ -21,12 +21,17 @@ pub struct Skb<'a> {
     copies: Vec<Sent>,
     /// MTU and whether it is up, by interface.
     devices: &'a BTreeMap<u32, (u32, bool)>,
+    tags_left: u32,
 }
 
 impl<'a> Skb<'a> {
-    /// The buffer that holds `frame`, its token taken off.
+    /// The buffer that holds `frame`, its token taken off, with memory for so many more tags.
     #[must_use]
-    pub fn new(frame: &Frame, devices: &'a BTreeMap<u32, (u32, bool)>) -> Self {
+    pub fn new(
+        frame: &Frame,
+        devices: &'a BTreeMap<u32, (u32, bool)>,
+        tags_left: u32,
+    ) -> Self {
         Self {
             bytes: frame.bytes.clone(),
             tag: frame.tag,
@@ -34,6 +39,7 @@ impl<'a> Skb<'a> {
             linear: frame.linear.unwrap_or(usize::MAX).min(frame.bytes.len()),
             copies: Vec::new(),
             devices,
+            tags_left,
         }
     }
 
@@ -109,6 +115,10 @@ impl<'a> Skb<'a> {
     /// `skb_vlan_push` (net/core/skbuff.c): a tag in metadata moves to the bytes. The helper in
     /// front of it (`bpf_skb_vlan_push`, net/core/filter.c) knows two TPIDs.
     fn push(&mut self, tag: Tag) -> bool {
+        let Some(left) = self.tags_left.checked_sub(1) else {
+            return false;
+        };
+        self.tags_left = left;
         if self.tag.is_some() {
             self.bytes = on_wire(&self.bytes, self.tag);
         }

@@ -186,7 +186,10 @@ impl fmt::Debug for Frame {
             ether_type,
             payload,
         } = self;
-        write!(f, "frame {number} ({src} to {dst}, tags {tags:?}, type {ether_type:04x}, ")?;
+        write!(
+            f,
+            "frame {number} ({src} to {dst}, tags {tags:?}, type {ether_type:04x}, "
+        )?;
         write!(f, "payload {} bytes)", payload.len())
     }
 }

@@ -3,16 +3,19 @@
 
 use aya_ebpf::{
     Global,
-    bindings::bpf_timer,
+    bindings::{BPF_F_NO_PREALLOC, bpf_timer},
     btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use vnet_ebpf::{decide::Plan, forward::Flood, meta::Meta};
 use vnet_common::{
-    ControlReply, DropCounters, Event, FdbBucket, MacDenyKey, Member, PortConf, PortCounters,
+    ControlReply, DropReport, Event, FdbBucket, MacDenyKey, Member, PortConf, PortReport,
     PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
     event::{EVENT_KINDS, EventLimit},
 };
+
+/// Room is for the worst case; memory is taken for what is there.
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Slots in `ports`' halves; a power of two.
 #[unsafe(no_mangle)]
@@ -39,14 +42,14 @@ pub static PORT_TAGS: HashMap<
     PortTagKey,
     u32,
     131072,
-    { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize },
+    NO_PREALLOC,
 > = HashMap::new();
 #[btf_map]
 pub static PORT_SEGMENTS: HashMap<
     PortSegmentKey,
     u32,
     131072,
-    { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize },
+    NO_PREALLOC,
 > = HashMap::new();
 #[btf_map]
 pub static SEGMENT_CONF: Array<SegmentConf, { 2 * SEGMENTS as usize }> = Array::new();
@@ -57,14 +60,14 @@ pub static MAC_DENY: HashMap<
     MacDenyKey,
     u32,
     131072,
-    { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize },
+    NO_PREALLOC,
 > = HashMap::new();
 #[btf_map]
 pub static MAC_ALLOW: HashMap<
     PortMacKey,
     u32,
     131072,
-    { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize },
+    NO_PREALLOC,
 > = HashMap::new();
 
 #[btf_map]
@@ -84,9 +87,9 @@ pub static FDB_AGEING: Array<FdbAgeing, 1> = Array::new();
 pub static CLOCK: Array<u32, 1> = Array::new();
 
 #[btf_map]
-pub static PORT_COUNTERS: PerCpuArray<PortCounters, 1024> = PerCpuArray::new();
+pub static PORT_COUNTERS: PerCpuArray<PortReport, 1024> = PerCpuArray::new();
 #[btf_map]
-pub static PORT_DROPS: PerCpuArray<DropCounters, 1024> = PerCpuArray::new();
+pub static PORT_DROPS: PerCpuArray<DropReport, 1024> = PerCpuArray::new();
 #[btf_map]
 pub static STORM_STATE: Array<StormState, 1024> = Array::new();
 

@@ -10,7 +10,7 @@ use aya_ebpf::{
     },
 };
 use vnet_common::{
-    DropReason, Event, FdbBucket, FdbEntry, FdbKey, Mac, MacDenyKey, Member, PortConf, PortMacKey,
+    DropReason, Event, FdbBucket, FdbEntry, FdbKey, Mac, MacDenyKey, Member, PortConf, PortCounters, PortMacKey,
     PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormKind, SwitchConf,
     event::EVENT_INTERVAL_NS, port::STORM_KINDS,
 };
@@ -175,52 +175,49 @@ impl Tables for Kernel {
     }
 }
 
+/// Changes a port's counters on this CPU.
+#[inline(always)]
+fn count(slot: u16, change: impl FnOnce(&mut PortCounters)) {
+    if let Some(report) = PORT_COUNTERS.get_ptr_mut(u32::from(slot)) {
+        // SAFETY: this CPU's own counters.
+        change(unsafe { &mut (*report).counters });
+    }
+}
+
 impl Effects for Kernel {
     #[inline(always)]
     fn count_rx(&self, slot: u16, packets: u32, bytes: u32) {
-        if let Some(c) = PORT_COUNTERS.get_ptr_mut(u32::from(slot)) {
-            // SAFETY: this CPU's own counters.
-            unsafe {
-                (*c).rx_packets += u64::from(packets);
-                (*c).rx_bytes += u64::from(bytes);
-            }
-        }
+        count(slot, |c| {
+            c.rx_packets += u64::from(packets);
+            c.rx_bytes += u64::from(bytes);
+        });
     }
 
     #[inline(always)]
     fn count_tx(&self, slot: u16, packets: u32, bytes: u32) {
-        if let Some(c) = PORT_COUNTERS.get_ptr_mut(u32::from(slot)) {
-            // SAFETY: this CPU's own counters.
-            unsafe {
-                (*c).tx_packets += u64::from(packets);
-                (*c).tx_bytes += u64::from(bytes);
-            }
-        }
+        count(slot, |c| {
+            c.tx_packets += u64::from(packets);
+            c.tx_bytes += u64::from(bytes);
+        });
     }
 
     #[inline(always)]
     fn count_to_host(&self, slot: u16, packets: u32) {
-        if let Some(c) = PORT_COUNTERS.get_ptr_mut(u32::from(slot)) {
-            // SAFETY: this CPU's own counters.
-            unsafe { (*c).to_host_packets += u64::from(packets) };
-        }
+        count(slot, |c| c.to_host_packets += u64::from(packets));
     }
 
     #[inline(always)]
     fn count_flooded(&self, slot: u16, packets: u32) {
-        if let Some(c) = PORT_COUNTERS.get_ptr_mut(u32::from(slot)) {
-            // SAFETY: this CPU's own counters.
-            unsafe { (*c).flooded_packets += u64::from(packets) };
-        }
+        count(slot, |c| c.flooded_packets += u64::from(packets));
     }
 
     #[inline(always)]
     fn count_drop(&self, slot: u16, reason: DropReason, packets: u32) {
-        if let Some(c) = PORT_DROPS.get_ptr_mut(u32::from(slot)) {
+        if let Some(report) = PORT_DROPS.get_ptr_mut(u32::from(slot)) {
             // The compiler knows that a reason is in range; the verifier wants to see it checked.
             let number = core::hint::black_box(reason as u32);
             // SAFETY: this CPU's own counters.
-            if let Some(count) = unsafe { (*c).by_number(number) } {
+            if let Some(count) = unsafe { (*report).drops.by_number(number) } {
                 *count += u64::from(packets);
             }
         }
@@ -275,16 +272,13 @@ impl Effects for Kernel {
 
     #[inline(always)]
     fn count_not_learned(&self, slot: u16, table_full: bool) {
-        if let Some(c) = PORT_COUNTERS.get_ptr_mut(u32::from(slot)) {
-            // SAFETY: this CPU's own counters.
-            unsafe {
-                if table_full {
-                    (*c).fdb_full += 1;
-                } else {
-                    (*c).fdb_port_limit += 1;
-                }
+        count(slot, |c| {
+            if table_full {
+                c.fdb_full += 1;
+            } else {
+                c.fdb_port_limit += 1;
             }
-        }
+        });
     }
 
     #[inline(always)]

@@ -23,8 +23,9 @@ use vnet_ebpf::{
 
 use super::{maps::{FLOOD_DEPTH, FLOODS, SCRATCH, Scratch}, tables::Kernel};
 
-/// Bytes that are wanted in the linear head: the header and, when the host put it there, a tag.
-const WANTED: u32 = (ETH_LEN + TAG_LEN) as u32;
+/// Bytes that are wanted in the linear head: the header and the tags behind it, two when the host put
+/// them there itself.
+const WANTED: u32 = (ETH_LEN + 2 * TAG_LEN) as u32;
 
 /// Mark of a frame that the switch redirects to an uplink, in `skb->tc_index`. It names the
 /// interface and the direction, so that it means nothing anywhere else: a veth hands a frame to

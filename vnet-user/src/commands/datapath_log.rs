@@ -26,7 +26,8 @@ pub fn run(session: &mut Session) -> Result<(), Error> {
 }
 
 async fn stream(logger: EbpfLogger<&'static dyn log::Log>) -> Result<(), Error> {
-    let mut logger = AsyncFd::register(logger).doing(|| DOING.into())?;
+    // SAFETY: the logger keeps its ring buffer's descriptor open and the same while it lives.
+    let mut logger = unsafe { AsyncFd::register(logger) }.doing(|| DOING.into())?;
     loop {
         tokio::select! {
             interrupted = signal::ctrl_c() => return interrupted.doing(|| DOING.into()),

@@ -15,7 +15,14 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
         output.note(&format!("the switch {} is down already", session.switch()));
         return Ok(());
     }
-    let _lock = session.store().lock()?;
+    let store = session.store().clone();
+    let lock = store.lock()?;
     session.reload()?;
-    lifecycle::down(session)
+    lifecycle::down(session)?;
+    let events = session
+        .run_dir()
+        .join(format!("{}.events.lock", session.switch()));
+    let _ = std::fs::remove_file(events);
+    store.remove_lock(lock);
+    Ok(())
 }

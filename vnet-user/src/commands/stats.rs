@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vnet_common::{DropCounters, DropReason, PortCounters};
+use vnet_common::DropReason;
 
 use crate::cli::StatsArgs;
-use crate::datapath::maps;
+use crate::datapath::counters;
 use crate::error::{Doing as _, Error};
 use crate::output::{Listing, Output};
 use crate::runtime::Session;
@@ -37,37 +37,28 @@ pub fn run(session: &mut Session, output: &Output, args: StatsArgs) -> Result<()
 fn read(session: &Session) -> Result<Vec<Row>, Error> {
     let doing = || "reading the counters".to_owned();
     let state = session.need_up("showing counters")?;
-    let pins = session.pins();
-    let counters = maps::per_cpu_array::<PortCounters>(pins, "port_counters").doing(doing)?;
-    let drops = maps::per_cpu_array::<DropCounters>(pins, "port_drops").doing(doing)?;
     let nobody = ("-".to_owned(), "none".to_owned());
     let slots = std::iter::once((&vnet_common::NO_SLOT, &nobody)).chain(&state.slots);
     let mut rows = Vec::new();
     for (slot, (port, kind)) in slots {
-        let slot = u32::from(*slot);
-        let mut row = Row {
+        let (traffic, drops) = counters::read(session.pins(), *slot).doing(doing)?;
+        let row = Row {
             port: port.clone(),
             kind: kind.clone(),
-            ..Row::default()
+            rx_packets: traffic.rx_packets,
+            rx_bytes: traffic.rx_bytes,
+            tx_packets: traffic.tx_packets,
+            tx_bytes: traffic.tx_bytes,
+            to_host_packets: traffic.to_host_packets,
+            flooded_packets: traffic.flooded_packets,
+            fdb_full: traffic.fdb_full,
+            fdb_port_limit: traffic.fdb_port_limit,
+            drops: DropReason::ALL
+                .iter()
+                .map(|reason| (reason.name(), drops.get(*reason)))
+                .filter(|(_, count)| *count != 0)
+                .collect(),
         };
-        for c in counters.get(&slot, 0).doing(doing)?.iter() {
-            row.rx_packets += c.rx_packets;
-            row.rx_bytes += c.rx_bytes;
-            row.tx_packets += c.tx_packets;
-            row.tx_bytes += c.tx_bytes;
-            row.to_host_packets += c.to_host_packets;
-            row.flooded_packets += c.flooded_packets;
-            row.fdb_full += c.fdb_full;
-            row.fdb_port_limit += c.fdb_port_limit;
-        }
-        for c in drops.get(&slot, 0).doing(doing)?.iter() {
-            for reason in DropReason::ALL {
-                let count = c.get(*reason);
-                if count != 0 {
-                    *row.drops.entry(reason.name()).or_default() += count;
-                }
-            }
-        }
         if kind != "none" || row.rx_packets != 0 || !row.drops.is_empty() {
             rows.push(row);
         }
@@ -76,7 +67,7 @@ fn read(session: &Session) -> Result<Vec<Row>, Error> {
     Ok(rows)
 }
 
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 struct Row {
     port: String,
     kind: String,

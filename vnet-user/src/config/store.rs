@@ -2,7 +2,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -148,21 +150,13 @@ impl Store {
 
     fn lock_within(&self, patience: Duration) -> Result<Lock, Error> {
         let doing = || format!("locking the switch {}", self.switch);
-        if let Some(dir) = self.lock.parent() {
-            make_dir(dir, 0o700)?;
-        }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&self.lock)
-            .map_err(|error| refused(format!("opening {}", self.lock.display()), error))?;
+        let mut file = self.open_lock()?;
         let give_up = Instant::now() + patience;
         loop {
             match file.try_lock() {
-                Ok(()) => break,
+                Ok(()) if is_at(&file, &self.lock) => break,
+                // `down` removed the file while we waited: the lock is another file now.
+                Ok(()) => file = self.open_lock()?,
                 Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
                     std::thread::sleep(LOCK_PAUSE);
                 }
@@ -191,6 +185,30 @@ impl Store {
         Ok(Lock { _file: file })
     }
 
+    fn open_lock(&self) -> Result<File, Error> {
+        if let Some(dir) = self.lock.parent() {
+            make_dir(dir, 0o700)?;
+        }
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&self.lock)
+            .map_err(|error| refused(format!("opening {}", self.lock.display()), error))
+    }
+
+    /// Removes the lock's file, and its folder when nothing else is in it. Whoever waits for it
+    /// notices and takes a new one.
+    pub fn remove_lock(&self, _lock: Lock) {
+        // Left behind it does no harm.
+        let _ = fs::remove_file(&self.lock);
+        if let Some(dir) = self.lock.parent() {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+
     /// Writes the new document beside the old one, onto the disk.
     fn stage(&self, text: &str) -> Result<Staged, Error> {
         // A document that is a link stays one: what it leads to is replaced.
@@ -211,6 +229,14 @@ impl Store {
         file.write_all(text.as_bytes()).doing(doing)?;
         file.sync_all().doing(doing)?;
         Ok(staged)
+    }
+}
+
+/// Whether an open file is the one that a path leads to.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The datapath in the kernel: loading and pinning it, filling its tables, attaching it.
 
 pub mod control;
+pub mod counters;
 pub mod fdb;
 pub mod maps;
 pub mod object;

@@ -10,7 +10,7 @@ use vnet_common::{
 };
 
 use super::{
-    maps::{self, PortAliasKey},
+    counters, maps::{self, PortAliasKey},
     object::Sizes,
     pins::Pins,
 };
@@ -30,6 +30,8 @@ pub fn publish(pins: &Pins, sizes: &Sizes, image: &Image) -> Result<()> {
     kernel::membarrier_global();
     fill(pins, sizes, image, generation)
         .with_context(|| format!("filling generation {generation} of the tables"))?;
+
+    counters::begin(pins, &image.ports)?;
 
     let mut denied_macs = current.denied_macs;
     denied_macs[generation as usize] = image.mac_deny.len() as u32;

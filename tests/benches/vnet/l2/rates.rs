@@ -8,7 +8,7 @@ use clap::ValueEnum as _;
 use super::Options;
 use crate::{
     lane::{Contestant, Lane, Spec},
-    statistics::{median, spread},
+    statistics::{median, ratio, spread},
 };
 
 pub fn run(options: &Options) -> Result<()> {
@@ -40,13 +40,20 @@ pub fn run(options: &Options) -> Result<()> {
             }
         }
         println!("{flows} flows");
-        for (contestant, rates) in &rates {
+        let rates_of = &rates;
+        for (contestant, rates) in rates_of {
             println!(
-                "  {:<14} {:>7.3} Mpps  spread {:>5.1} %  loss {:.4} %",
+                "  {:<14} {:>7.3} Mpps  spread {:>5.1} %  loss {:.4} %  {}",
                 contestant.name(),
                 median(rates),
                 spread(rates) * 100.0,
                 loss[contestant] * 100.0,
+                rates_of
+                    .iter()
+                    .filter(|(other, _)| other != &contestant)
+                    .map(|(other, to)| format!("{:.2}x{}", ratio(rates, to), other.name()))
+                    .collect::<Vec<_>>()
+                    .join(" "),
             );
         }
     }

@@ -1,0 +1,355 @@
+//! Switches and frames to draw from: few names and addresses, so that they meet.
+
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use vnet_common::Mac;
+use vnet_ebpf::meta::{Hook, TPID_8021AD, TPID_8021Q, Tag};
+use vnet_tests::{
+    fixture::{ETH0, ETH1, VSW0},
+    frame::{A, B, BROADCAST, C, D, MULTICAST, numbered},
+    setup::{Device, Devices, SWITCH, Setup},
+    switch::{Frame, token},
+};
+use vnet_user::config::{
+    Attachment, Config, MacAddr, Network, Port, StaticFdb, StormLimit, StormOverrides, TrunkEntry,
+};
+
+const NETWORKS: [&str; 4] = ["default", "blue", "red", "green"];
+const VLANS: [(&str, Option<u16>); 3] = [("blue", Some(10)), ("red", Some(20)), ("green", None)];
+/// First interface index.
+const FIRST: u32 = 2;
+
+/// An address that stations have.
+fn station() -> impl Strategy<Value = Mac> {
+    select(vec![A, B, C, D, VSW0, ETH0, ETH1])
+}
+
+/// Any address, the odd ones too.
+fn address() -> impl Strategy<Value = Mac> {
+    let odd = vec![
+        BROADCAST,
+        MULTICAST,
+        [0; 6],
+        [0x01, 0x80, 0xc2, 0, 0, 0],
+        [0x01, 0x80, 0xc2, 0, 0, 0x0e],
+        [0x01, 0x80, 0xc2, 0, 0, 0x10],
+    ];
+    prop_oneof![
+        8 => station(),
+        3 => select(odd),
+        1 => any::<u16>().prop_map(numbered),
+        1 => any::<Mac>(),
+    ]
+}
+
+fn mac_addr(mac: Mac) -> MacAddr {
+    let text: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    text.join(":").parse().expect("six bytes in hexadecimal")
+}
+
+fn attachment() -> impl Strategy<Value = Attachment> {
+    let network = || select(&NETWORKS[..]).prop_map(str::to_owned);
+    let trunk = (
+        proptest::sample::subsequence(&NETWORKS[..], 0..=4),
+        vec(option::of(select(vec![10u16, 20, 30, 40])), 4),
+        option::weighted(0.7, network()),
+    )
+        .prop_map(|(names, vids, native)| {
+            // Every tag once, as the document wants it.
+            let mut taken = Vec::new();
+            let mut networks = Vec::new();
+            for (name, vid) in names.into_iter().zip(vids) {
+                let own = VLANS.iter().find(|(n, _)| *n == name).and_then(|(_, v)| *v);
+                let is_native = native.as_deref() == Some(name);
+                let tag = if is_native { None } else { vid.or(own) };
+                if !is_native && tag.is_none_or(|tag| taken.contains(&tag)) {
+                    continue;
+                }
+                taken.extend(tag);
+                networks.push(TrunkEntry {
+                    network: name.to_owned(),
+                    vid: if is_native { None } else { vid },
+                });
+            }
+            Attachment::Trunk { networks, native }
+        });
+    prop_oneof![
+        2 => Just(Attachment::Default),
+        3 => network().prop_map(Attachment::Access),
+        3 => trunk,
+    ]
+}
+
+fn storm() -> impl Strategy<Value = StormOverrides> {
+    let limit = || {
+        let limits = vec![StormLimit::Off, StormLimit::Pps(1), StormLimit::Pps(3)];
+        option::weighted(0.3, select(limits))
+    };
+    (limit(), limit(), limit()).prop_map(|(broadcast, multicast, unknown_unicast)| StormOverrides {
+        broadcast,
+        multicast,
+        unknown_unicast,
+    })
+}
+
+fn port(name: String, uplink: bool) -> impl Strategy<Value = Port> {
+    (
+        attachment(),
+        option::weighted(0.2, vec(station(), 1..3)),
+        option::weighted(0.3, 0u32..4),
+        storm(),
+    )
+        .prop_map(move |(attachment, macs, max_macs, storm)| {
+            let mut macs = macs.unwrap_or_default();
+            macs.sort_unstable();
+            macs.dedup();
+            Port {
+                uplink,
+                attachment,
+                macs: macs.into_iter().map(mac_addr).collect(),
+                max_macs,
+                storm,
+                ..Port::new(name.clone())
+            }
+        })
+}
+
+/// A configuration that a document could hold: VMs, up to two uplinks, and the switch device.
+pub fn config() -> impl Strategy<Value = Config> {
+    let ports = (1usize..=4, 0usize..=2).prop_flat_map(|(vms, uplinks)| {
+        let taps = (0..vms).map(|n| port(format!("tap{n}"), false).boxed());
+        let nics = (0..uplinks).map(|n| port(format!("eth{n}"), true).boxed());
+        let device = [port(SWITCH.to_owned(), false).boxed()];
+        taps.chain(nics).chain(device).collect::<Vec<_>>()
+    });
+    let mtus = vec(option::weighted(0.2, 68u32..1600), 4);
+    let fixed = vec((station(), select(&NETWORKS[..]), any::<prop::sample::Index>()), 0..2);
+    let denied = option::weighted(0.2, station());
+    (ports, mtus, fixed, denied, 10u32..400).prop_filter_map(
+        "the document would be refused",
+        |(ports, mtus, fixed, denied, ageing)| {
+            let mut config = Config::default();
+            config.settings.ageing = ageing;
+            config.settings.max_ports = 64;
+            config.settings.fdb_size = 1024;
+            config.networks = VLANS
+                .iter()
+                .zip(&mtus)
+                .map(|((name, vlan), mtu)| Network {
+                    name: (*name).to_owned(),
+                    vlan: *vlan,
+                    mtu: *mtu,
+                })
+                .collect();
+            config.static_fdb = fixed
+                .into_iter()
+                .map(|(mac, network, index)| StaticFdb {
+                    mac: mac_addr(mac),
+                    network: network.to_owned(),
+                    port: index.get(&ports).name.clone(),
+                })
+                .collect();
+            config.ports = ports;
+            config.mac_deny = denied.map(mac_addr).into_iter().collect();
+            if config.validate(SWITCH).is_err() {
+                // Static addresses that the port does not carry are the one likely reason.
+                config.static_fdb.clear();
+            }
+            config.validate(SWITCH).ok().map(|()| config)
+        },
+    )
+}
+
+/// What is drawn for an interface: its MTU, whether it is up, an uplink's membership, XDP.
+type Traits = (u32, bool, bool, bool);
+
+/// A switch. Interfaces are numbered from 2 in the order of [`Config::all_ports`], now and then past
+/// the table's size, so that two want one slot.
+pub fn setup() -> impl Strategy<Value = Setup> {
+    let traits = (
+        select(vec![68u32, 576, 1400, 1500, 9000]),
+        prop::bool::weighted(0.9),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    (
+        config(),
+        vec(traits, 8),
+        any::<bool>(),
+        option::weighted(0.3, 1u32..40),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(|(config, traits, tcp_at_tc, fdb_size, aliased)| {
+            let devices = devices(&config, &traits, aliased);
+            let mut fdb_size = fdb_size;
+            // Configured addresses must find a place.
+            if let Some(size) = &mut fdb_size {
+                *size += 16;
+            }
+            Setup::new(config, devices, fdb_size, tcp_at_tc, None).expect("it is valid")
+        })
+}
+
+fn devices(config: &Config, traits: &[Traits], aliased: bool) -> Devices {
+    config
+        .all_ports(SWITCH)
+        .into_iter()
+        .zip(traits)
+        .enumerate()
+        .map(|(n, (port, (mtu, up, member, xdp_target)))| {
+            let step = if aliased && n % 2 == 1 { 63 } else { 0 };
+            let device = Device {
+                ifindex: FIRST + n as u32 + step,
+                mac: match port.name.as_str() {
+                    SWITCH => VSW0,
+                    "eth0" => ETH0,
+                    _ => ETH1,
+                },
+                mtu: *mtu,
+                up: *up,
+                member: port.name != SWITCH && (!port.uplink || *member),
+                xdp_target: *xdp_target && !port.uplink && port.name != SWITCH,
+            };
+            (port.name, device)
+        })
+        .collect()
+}
+
+/// A frame, still without a port.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    pub port: prop::sample::Index,
+    pub from_host: bool,
+    /// Every tag in its place.
+    pub wire: Vec<u8>,
+    /// The host built the frame with its tags in the bytes.
+    pub in_bytes: bool,
+    pub gso: Option<(u32, u32)>,
+    pub token: u8,
+    pub linear: Option<usize>,
+}
+
+fn tags() -> impl Strategy<Value = Vec<Tag>> {
+    let tpid = prop_oneof![
+        6 => Just(TPID_8021Q),
+        2 => Just(TPID_8021AD),
+        1 => select(vec![0x9100u16, 0x9200, 0x9300]),
+    ];
+    let vid = prop_oneof![
+        8 => select(vec![0u16, 10, 20, 30, 40]),
+        1 => 0u16..4096,
+    ];
+    let tag = (tpid, vid, prop_oneof![3 => Just(0u16), 1 => 0u16..16])
+        .prop_map(|(tpid, vid, high)| Tag { tpid, tci: high << 12 | vid });
+    prop_oneof![
+        4 => Just(Vec::new()),
+        4 => vec(tag.clone(), 1),
+        2 => vec(tag, 2..4),
+    ]
+}
+
+/// EtherType and payload.
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    let ether_type = prop_oneof![
+        select(vec![0x0800u16, 0x86dd, 0x0806, 0x88b5, 0x8100, 0x9100, 0]),
+        any::<u16>(),
+    ];
+    let len = prop_oneof![
+        3 => 0usize..80,
+        2 => select(vec![64usize, 68, 69, 1300, 1301, 1400, 1401, 1500, 1501, 9001]),
+        1 => 80usize..2000,
+    ];
+    (ether_type, len, any::<u64>(), any::<[u8; 16]>()).prop_map(|(ether_type, len, seed, head)| {
+        let mut body = ether_type.to_be_bytes().to_vec();
+        body.extend(head.iter().copied().chain((0..len as u64).map(|i| (i ^ seed) as u8)));
+        body.truncate(2 + len);
+        body
+    })
+}
+
+/// A frame that may come by any port.
+pub fn frame() -> impl Strategy<Value = Drawn> {
+    let bytes = (
+        address(),
+        prop_oneof![6 => station(), 1 => address()],
+        tags(),
+        body(),
+        option::weighted(0.1, 0usize..24),
+    )
+        .prop_map(|(dst, src, tags, body, cut)| {
+            let mut wire = [dst, src].concat();
+            for tag in tags {
+                wire.extend(tag.tpid.to_be_bytes());
+                wire.extend(tag.tci.to_be_bytes());
+            }
+            wire.extend(body);
+            wire.truncate(cut.unwrap_or(usize::MAX));
+            wire
+        });
+    (
+        any::<prop::sample::Index>(),
+        prop::bool::weighted(0.3),
+        bytes,
+        prop::bool::weighted(0.2),
+        option::weighted(0.2, (1u32..3000, 0u32..4)),
+        0u8..20,
+        option::weighted(0.1, 0usize..64),
+    )
+        .prop_map(
+            |(port, from_host, wire, in_bytes, gso, token, linear)| Drawn {
+                port,
+                from_host,
+                wire,
+                in_bytes,
+                gso,
+                token,
+                linear,
+            },
+        )
+}
+
+impl Drawn {
+    /// The frame at a port of `setup` that has a program at the hook.
+    pub fn at_tc(&self, setup: &Setup) -> Frame {
+        let named: Vec<_> = setup
+            .config
+            .all_ports(SWITCH)
+            .into_iter()
+            .filter(|port| setup.devices.contains_key(&port.name))
+            .collect();
+        let port = self.port.get(&named);
+        let from_host = port.name == SWITCH || port.uplink && self.from_host;
+        let ifindex = setup.devices[&port.name].ifindex;
+        let hook = if from_host {
+            Hook::TcEgress
+        } else {
+            Hook::TcIngress
+        };
+        let mut frame = if from_host && self.in_bytes {
+            Frame {
+                hook,
+                ..Frame::received(Hook::Xdp, ifindex, self.wire.clone())
+            }
+        } else {
+            Frame::received(hook, ifindex, self.wire.clone())
+        };
+        frame.tc_index = match self.token {
+            0 => token(ifindex, hook == Hook::TcIngress),
+            1 => token(ifindex, hook != Hook::TcIngress),
+            2 => 0xffff,
+            _ => 0,
+        };
+        (frame.gso_size, frame.gso_segs) = self.gso.unwrap_or_default();
+        frame.linear = self.linear;
+        frame
+    }
+
+    /// The frame in XDP of an uplink of `setup`, if it has one.
+    pub fn at_xdp(&self, setup: &Setup) -> Option<Frame> {
+        let uplinks: Vec<_> = setup.config.ports.iter().filter(|port| port.uplink).collect();
+        if uplinks.is_empty() {
+            return None;
+        }
+        let ifindex = setup.devices.get(&self.port.get(&uplinks).name)?.ifindex;
+        Some(Frame::received(Hook::Xdp, ifindex, self.wire.clone()))
+    }
+}
