@@ -23,7 +23,7 @@ use aya::{
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use vnet_common::{
-    Event, NO_SLOT, StormState,
+    Event, FdbBucket, Mac, NO_SLOT, StormState,
     event::{EVENT_KINDS, EventLimit},
 };
 use vnet_ebpf::{
@@ -135,20 +135,41 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// The pinned `control` program: for tests of ageing.
-    pub fn control(&mut self) -> &mut Control {
-        &mut self.control
+    /// Starts the timer that ages addresses. From then on the clock is the kernel's, and
+    /// [`Switch::advance`] of no use.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn start_timer(&mut self) -> Result<()> {
+        self.control.start_timer()
     }
 
-    /// Waits until the datapath reports an event.
+    /// Makes it so that an address was seen at another time.
+    ///
+    /// # Errors
+    /// The table cannot be read or written.
+    pub fn set_seen(&mut self, mac: Mac, seen_s: u32) -> Result<()> {
+        let mut table: Array<_, FdbBucket> = maps::array(&self.pins, "fdb")?;
+        for index in 0..table.len() {
+            let mut bucket = table.get(&index, 0)?;
+            let known = bucket.entries.iter_mut().filter(|e| e.mac == mac);
+            if known.map(|entry| entry.seen_s = seen_s).count() > 0 {
+                table.set(index, bucket, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the datapath reports events.
     ///
     /// # Errors
     /// None comes in time.
-    pub fn wait_for_event(&mut self) -> Result<Event> {
+    pub fn wait_for_events(&mut self) -> Result<Vec<Event>> {
         use std::os::fd::AsRawFd as _;
         loop {
-            if let Some(event) = self.events()?.first() {
-                return Ok(*event);
+            let events = self.events()?;
+            if !events.is_empty() {
+                return Ok(events);
             }
             ensure!(
                 sniffer::wait_readable(self.events.as_raw_fd(), PATIENCE)?,

@@ -40,19 +40,8 @@ pub fn run_pure(fixture: &Fixture) -> Result<Run> {
 /// Something is not as expected, or the machines do not agree.
 pub fn run_kernel(fixture: &Fixture, pure: &Run) -> Result<()> {
     let setup = fixture.setup()?;
-    let wanted: Vec<Wanted> = setup
-        .devices
-        .iter()
-        .map(|(name, device)| Wanted {
-            name: name.clone(),
-            ifindex: device.ifindex,
-            mtu: device.mtu,
-            up: device.up,
-        })
-        .collect();
     let done = in_sandbox(|bpffs| {
-        let taps = Taps::create(&wanted)?;
-        let mut kernel = Kernel::new(bpffs, taps, &setup)?;
+        let mut kernel = Kernel::new(bpffs, taps(&setup)?, &setup)?;
         run(fixture, setup, &mut kernel)
     })
     .context("in the kernel")?;
@@ -72,6 +61,24 @@ pub fn run_kernel(fixture: &Fixture, pure: &Run) -> Result<()> {
         done.addresses
     );
     Ok(())
+}
+
+/// A tap for every interface of a switch, in the calling thread's network namespace.
+///
+/// # Errors
+/// The kernel refuses one.
+pub fn taps(setup: &Setup) -> Result<Taps> {
+    let wanted: Vec<Wanted> = setup
+        .devices
+        .iter()
+        .map(|(name, device)| Wanted {
+            name: name.clone(),
+            ifindex: device.ifindex,
+            mtu: device.mtu,
+            up: device.up,
+        })
+        .collect();
+    Taps::create(&wanted)
 }
 
 /// Why the kernel machine cannot run a fixture, if it cannot. `pure` is what the other machine did.

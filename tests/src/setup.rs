@@ -37,7 +37,7 @@ pub struct Device {
 pub type Devices = BTreeMap<String, Device>;
 
 /// A switch to be tested.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Setup {
     /// What the document says.
     pub config: Config,
@@ -47,6 +47,13 @@ pub struct Setup {
     pub image: Image,
     /// What the tables are made for.
     pub sizes: Sizes,
+}
+
+impl std::fmt::Debug for Setup {
+    /// On one line, whatever the flags: property tests print it when they fail.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {:?}", self.config, self.devices)
+    }
 }
 
 impl Setup {

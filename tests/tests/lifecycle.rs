@@ -131,20 +131,16 @@ fn the_datapath_lives_without_a_process() {
 #[test]
 fn up_brings_everything_back_after_a_reboot() {
     let host = furnished();
-    let listings = || {
-        ["port list", "network list", "mac list", "get"].map(|line| host.vnet(line).stdout)
-    };
+    let listings =
+        || ["port list", "network list", "mac list", "get"].map(|line| host.vnet(line).stdout);
     let before = listings();
-    let (document, mac) = (
-        host.document_text(),
-        host.interface(host.switch()).mac,
-    );
+    let (document, mac) = (host.document_text(), host.interface(host.switch()).mac);
     host.ip(&format!("link del {}", host.switch()));
     host.ip("link set up0 promisc off");
     forget_pins(&host);
     fs::remove_dir_all(host.run_dir()).unwrap();
     host.try_vnet("status").refused(3, &["not up"]);
-    assert!(is_cut_off(&host.vm(7).netns(), v4(1)));
+    assert!(is_cut_off(host.vm(7).netns(), v4(1)));
 
     host.vnet("up");
     assert_eq!(listings(), before);
@@ -171,7 +167,8 @@ fn a_switch_whose_device_was_deleted_comes_back() {
     let (host, [one, two]) = Host::with_vms([1, 2]);
     host.ip(&format!("link del {}", host.switch()));
     for line in ["set ageing=100", "up"] {
-        host.try_vnet(line).refused(1, &[host.switch(), "gone", "down, then up"]);
+        host.try_vnet(line)
+            .refused(1, &[host.switch(), "gone", "down, then up"]);
     }
     host.vnet("down");
     host.vnet("up");
@@ -217,7 +214,11 @@ fn commands_while_the_switch_is_down_edit_the_document() {
     let vms = [1, 2].map(|number| host.vm(number));
     for line in ["network add blue --vlan 10", "port add vm1 --network blue"] {
         let ran = host.vnet(line);
-        assert!(ran.stderr.contains("takes effect at `up`"), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("takes effect at `up`"),
+            "{}",
+            ran.stderr
+        );
     }
     assert!(!host.pins().exists());
     host.vnet("port add vm2 --network blue");
@@ -347,7 +348,10 @@ fn later_ups_add_and_never_reset() {
     host.vnet("up --uplink up1");
     let rows = host.rows("port list", "ports");
     let row = rows.iter().find(|row| row["name"] == "up1").unwrap();
-    assert_eq!((&row["kind"], &row["state"]), (&"uplink".into(), &"attached".into()));
+    assert_eq!(
+        (&row["kind"], &row["state"]),
+        (&"uplink".into(), &"attached".into())
+    );
     assert!(host.vnet("port show vm1").stdout.contains("MAX MACS"));
     assert!(reaches(other.netns(), v4(1)));
 }
@@ -457,10 +461,16 @@ fn commands_at_the_same_time_all_land() {
     });
     let rows = host.rows("port list", "ports");
     assert_eq!(rows.len(), 13, "{rows:?}");
-    assert!(rows.iter().all(|row| row["state"] == "attached"), "{rows:?}");
+    assert!(
+        rows.iter().all(|row| row["state"] == "attached"),
+        "{rows:?}"
+    );
     for number in 0..12 {
         let name = format!("tap{number}");
-        let row = rows.iter().find(|row| row["name"] == name.as_str()).unwrap();
+        let row = rows
+            .iter()
+            .find(|row| row["name"] == name.as_str())
+            .unwrap();
         assert_eq!(row["max_macs"], number, "{name}");
     }
     let frame = Frame::new(Mac::of(1), Mac::BROADCAST);
@@ -484,7 +494,9 @@ fn ups_at_the_same_time_are_one() {
         }
     });
     wait::until("both are attached", || {
-        ["vm1", "vm2"].iter().all(|port| state_of(&host, port) == "attached")
+        ["vm1", "vm2"]
+            .iter()
+            .all(|port| state_of(&host, port) == "attached")
     });
     assert!(reaches(one.netns(), two.addresses().v4()));
 }

@@ -371,7 +371,10 @@ fn storms_are_limited_by_kind() {
         assert_eq!(passed + dropped, BURST, "{reason}");
         let events = host.events();
         let storms = events_of(&events, "storm", ONE);
-        assert!(storms.iter().any(|event| event["reason"] == reason), "{events:?}");
+        assert!(
+            storms.iter().any(|event| event["reason"] == reason),
+            "{events:?}"
+        );
     }
     // What is not flooded has no limit.
     for _ in 0..BURST {
@@ -423,7 +426,10 @@ fn a_full_table_goes_on_by_flooding() {
     assert!((900..=1024).contains(&learned), "{learned}");
     assert_eq!(learned + full, 2000);
     let events = host.events();
-    assert!(events.iter().any(|event| event["event"] == "fdb_full"), "{events:?}");
+    assert!(
+        events.iter().any(|event| event["event"] == "fdb_full"),
+        "{events:?}"
+    );
     let frame = Frame::new(TWO, mac(1999));
     two.send(&frame);
     one.expect(&frame);

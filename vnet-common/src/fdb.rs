@@ -113,15 +113,16 @@ pub struct FdbBucket {
     pub entries: [FdbEntry; BUCKET_ENTRIES],
 }
 
-/// Buckets for a table of at most `limit` addresses: a power of two with 1.75 to 3.5 places an
-/// address, so that probing [`PROBE_LIMIT`] buckets finds a place until the limit is reached.
+/// Buckets for a table of at most `limit` addresses: a power of two with 3.5 to 7 places an address.
+/// With half as many, in the fullest tables some addresses would find all their [`PROBE_LIMIT`]
+/// buckets taken before the limit is reached.
 #[must_use]
 pub const fn buckets_for(limit: u32) -> u32 {
-    let quarter = limit.div_ceil(4);
-    if quarter < 16 {
+    let half = limit.div_ceil(2);
+    if half < 16 {
         16
     } else {
-        quarter.next_power_of_two()
+        half.next_power_of_two()
     }
 }
 

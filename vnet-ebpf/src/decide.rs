@@ -8,6 +8,7 @@ use vnet_common::{
 
 use crate::{
     fdb::is_expired,
+    forward::Exit,
     frame::{Frame, is_broadcast, is_group, is_reserved, is_zero},
     gso,
     meta::{Hook, Meta},
@@ -32,6 +33,8 @@ pub struct Plan {
     pub generation: u32,
     /// What its source address is worth knowing.
     pub source: Source,
+    /// Where it leaves, for [`Fate::Forward`].
+    pub exit: Exit,
     /// Its header.
     pub frame: Frame,
 }
@@ -167,6 +170,11 @@ impl Plan {
         segment: NO_SEGMENT,
         generation: 0,
         source: Source::Known,
+        exit: Exit {
+            ifindex: 0,
+            to_stack: false,
+            mark: false,
+        },
         frame: Frame::EMPTY,
     };
 }
@@ -181,11 +189,11 @@ pub fn decide<W: Window + ?Sized, T: Tables + ?Sized>(
 ) {
     *plan = Plan::EMPTY;
     let verdict = judge(meta, window, tables, plan);
-    plan.verdict = verdict;
-    if matches!(meta.hook, Hook::Xdp) {
-        let plan = tables.opaque(plan);
-        plan.verdict = at_xdp(window, tables, plan);
-    }
+    plan.verdict = if matches!(meta.hook, Hook::Xdp) {
+        at_xdp(verdict, &plan.exit)
+    } else {
+        verdict
+    };
 }
 
 #[inline(always)]
@@ -228,7 +236,11 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
     let plan = tables.opaque(plan);
     let frame = &plan.frame;
     if is_reserved(frame.dst) {
-        return reserved(port, frame, tables, generation);
+        let verdict = reserved(port, frame, tables, generation);
+        if let Some(device) = tables.port(generation, verdict.slot) {
+            plan.exit = Exit::to(device);
+        }
+        return verdict;
     }
     let segment = match classify(port, frame, tables, generation) {
         Ok(segment) => segment,
@@ -286,7 +298,13 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         };
     }
     match egress(meta, frame, window, tables, generation, segment, target) {
-        Ok(vid) => Verdict::forward(target.slot, vid),
+        Ok(_) if matches!(meta.hook, Hook::Xdp) && !xdp_may_send(frame, window, target) => {
+            Verdict::plain(Fate::PassUp)
+        }
+        Ok(vid) => {
+            plan.exit = Exit::to(target);
+            Verdict::forward(target.slot, vid)
+        }
         Err(Refused::NotMember) => unknown,
         Err(Refused::Drop(reason)) => Verdict::drop(reason, target.slot),
     }
@@ -319,6 +337,10 @@ fn reserved<T: Tables + ?Sized>(
         PortKind::Uplink if port.flags & PORT_MEMBER != 0 && frame.dst[5] == 0 => {
             match tables.port(generation, port.peer_slot) {
                 Some(device) if matches!(device.kind, PortKind::Internal) => {
+                    // A priority tag is taken off, and the inner one would come to the front.
+                    if frame.inner_tag && frame.tag.vid() == 0 {
+                        return Verdict::drop(DropReason::DoubleTag, device.slot);
+                    }
                     Verdict::forward(device.slot, frame.tag.vid())
                 }
                 _ => Verdict::drop(DropReason::MacReserved, port.slot),
@@ -550,25 +572,19 @@ pub fn fits<T: Tables + ?Sized>(
     tables.mtu(target.ifindex).is_none_or(|mtu| l3_len <= mtu)
 }
 
-/// What of a verdict XDP carries out itself: drops, and unicast to devices that take it.
+/// Whether XDP may send the frame to a port itself.
 #[inline(always)]
-fn at_xdp<W: Window + ?Sized, T: Tables + ?Sized>(
-    window: &W,
-    tables: &T,
-    plan: &Plan,
-) -> Verdict {
-    match plan.verdict.fate {
-        Fate::Drop => return plan.verdict,
-        Fate::Forward => {}
-        _ => return Verdict::plain(Fate::PassUp),
-    }
-    match tables.port(plan.generation, plan.verdict.slot) {
-        Some(target)
-            if target.flags & PORT_XDP_TARGET != 0
-                && !(target.flags & PORT_TCP_AT_TC != 0 && gso::is_tcp(&plan.frame, window)) =>
-        {
-            plan.verdict
-        }
+fn xdp_may_send<W: Window + ?Sized>(frame: &Frame, window: &W, target: &PortConf) -> bool {
+    target.flags & PORT_XDP_TARGET != 0
+        && !(target.flags & PORT_TCP_AT_TC != 0 && gso::is_tcp(frame, window))
+}
+
+/// What of a verdict XDP carries out itself: drops, and unicast out of a device.
+#[inline(always)]
+fn at_xdp(verdict: Verdict, exit: &Exit) -> Verdict {
+    match verdict.fate {
+        Fate::Drop => verdict,
+        Fate::Forward if !exit.to_stack => verdict,
         _ => Verdict::plain(Fate::PassUp),
     }
 }

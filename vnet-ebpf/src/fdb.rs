@@ -165,6 +165,50 @@ pub fn find<B: Buckets + ?Sized>(table: &B, key: FdbKey) -> Option<FdbEntry> {
     })
 }
 
+/// What a look at a key's own bucket, where nearly all are, told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// It is there.
+    Found(FdbEntry),
+    /// It is nowhere.
+    Absent,
+    /// It may be in the buckets behind: [`find`] tells.
+    Overflowed,
+}
+
+/// Looks for `key` in its own bucket only, which is short enough to be part of a program and not
+/// a subprogram.
+#[inline(always)]
+pub fn find_home<B: Buckets + ?Sized>(table: &B, key: FdbKey) -> Home {
+    let Some(bucket) = table.bucket(home(table, key)) else {
+        return Home::Absent;
+    };
+    let mut i = 0;
+    while i < BUCKET_ENTRIES {
+        // SAFETY: i is below BUCKET_ENTRIES. The second word is slot, flags and time.
+        unsafe {
+            let word = key_word(bucket, i);
+            if ptr::read_volatile(word) == key.word {
+                let rest = ptr::read_volatile(word.add(1)).to_ne_bytes();
+                return Home::Found(FdbEntry {
+                    mac: key.mac(),
+                    segment: key.segment(),
+                    slot: u16::from_ne_bytes([rest[0], rest[1]]),
+                    flags: u16::from_ne_bytes([rest[2], rest[3]]),
+                    seen_s: u32::from_ne_bytes([rest[4], rest[5], rest[6], rest[7]]),
+                });
+            }
+        }
+        i += 1;
+    }
+    // SAFETY: the bucket is the table's.
+    if unsafe { ptr::read_volatile(&raw const (*bucket).overflowed) } == 0 {
+        Home::Absent
+    } else {
+        Home::Overflowed
+    }
+}
+
 /// Marks a known address as seen, without the lock: one aligned word.
 #[inline(always)]
 pub fn touch<B: Buckets + ?Sized>(table: &B, key: FdbKey, now_s: u32) {

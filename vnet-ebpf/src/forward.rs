@@ -42,8 +42,10 @@ pub enum Action {
 }
 
 impl Exit {
+    /// Out of a port, or to the host's stack behind it.
     #[inline(always)]
-    fn to(port: &PortConf) -> Self {
+    #[must_use]
+    pub const fn to(port: &PortConf) -> Self {
         use vnet_common::PortKind;
         Self {
             ifindex: port.ifindex,
@@ -68,16 +70,12 @@ pub fn forward<T: Effects + ?Sized, P: Packet>(
         Fate::Forward => {
             let slot = plan.verdict.slot;
             let packets = meta.packets();
-            let Some(target) = tables.port(plan.generation, slot) else {
-                tables.count_drop(slot, DropReason::KernelRefused, packets);
-                return Some(Action::Drop);
-            };
             if !packet.retag(plan.frame.tag, plan.frame.tag.with_vid(plan.verdict.vid)) {
                 tables.count_drop(slot, DropReason::KernelRefused, packets);
                 return Some(Action::Drop);
             }
             tables.count_tx(slot, packets, meta.len);
-            Action::Redirect(Exit::to(target))
+            Action::Redirect(plan.exit)
         }
     })
 }

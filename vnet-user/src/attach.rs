@@ -12,7 +12,7 @@ use aya::programs::{
 
 use crate::datapath::{
     object,
-    pins::{Pins, ignore_absent},
+    pins::{Pins, remove_link},
 };
 use crate::host::kernel;
 
@@ -125,9 +125,7 @@ fn detach_clsact(hook: TcHook, name: &str) -> Result<()> {
 
 /// Detaches the program of `hook`; an interface that is gone took it along.
 pub fn detach_tc(pins: &Pins, hook: TcHook, name: &str, ifindex: u32, there: bool) -> Result<()> {
-    let pin = hook.pin(pins, ifindex);
-    ignore_absent(fs::remove_file(&pin))
-        .with_context(|| format!("removing the link {}", pin.display()))?;
+    remove_link(&hook.pin(pins, ifindex))?;
     if there && !kernel::has_tcx()? {
         detach_clsact(hook, name)?;
     }
@@ -159,9 +157,7 @@ pub fn attach_xdp(pins: &Pins, name: &str, ifindex: u32) -> Result<()> {
 
 /// Detaches the XDP program.
 pub fn detach_xdp(pins: &Pins, ifindex: u32) -> Result<()> {
-    let pin = pins.link("xdp", ifindex);
-    ignore_absent(fs::remove_file(&pin))
-        .with_context(|| format!("removing the link {}", pin.display()))
+    remove_link(&pins.link("xdp", ifindex))
 }
 
 /// Gives every pinned link the pinned programs, in place: no frame sees an interface without.

@@ -23,7 +23,7 @@ use crate::sync;
 /// What a host must have before anything is changed.
 pub fn check_host(session: &Session) -> Result<(), Error> {
     let doing = || format!("bringing up the switch {}", session.switch());
-    privileges::check().map_err(|error| Error::from(error.context(doing())))?;
+    privileges::check(&doing())?;
     kernel::check().map_err(|error| Error::from(error.context(doing())))?;
     if !bpffs::is_pin_name(session.switch()) {
         return Err(Error::new(

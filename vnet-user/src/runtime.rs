@@ -3,7 +3,7 @@
 use std::{
     cell::OnceCell,
     collections::BTreeMap,
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,7 @@ use crate::cli::Global;
 use crate::config::{Config, MacAddr, Store};
 use crate::datapath::{control::Control, fdb, pins::Pins};
 use crate::error::{Doing as _, Error};
-use crate::host::{Links, kernel, netns};
+use crate::host::{Links, kernel, netns, privileges};
 use crate::state::RunState;
 use crate::sync;
 
@@ -171,9 +171,13 @@ impl Session {
 
     /// The running switch's state, for a command that needs it.
     pub fn need_up(&self, doing: &str) -> Result<&RunState, Error> {
-        self.state
-            .as_ref()
-            .ok_or_else(|| Error::not_up(doing, &self.switch))
+        self.state.as_ref().ok_or_else(|| match self.pins.look() {
+            // Nobody but root may look.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Error::new(doing, error).mend("run it with sudo")
+            }
+            _ => Error::not_up(doing, &self.switch),
+        })
     }
 
     /// Makes the kernel equal to `new`; nothing to do while the switch is down. Returns warnings.
@@ -183,6 +187,7 @@ impl Session {
         let Some(state) = self.state.clone() else {
             return Ok(Vec::new());
         };
+        privileges::check(&format!("changing the switch {}", self.switch))?;
         let (state, warnings) = sync::sync(self, state, old, new)?;
         self.set_state(Some(state));
         Ok(warnings)

@@ -36,7 +36,7 @@ pub fn sync(
         state,
         warnings: plan.warnings.clone(),
     };
-    if let Err(error) = run.carry_out(&plan, new) {
+    if let Err(error) = run.carry_out(&plan, new).and_then(|()| run.follow_device(&plan, new)) {
         run.undo(&before, old);
         return Err(error);
     }
@@ -222,6 +222,17 @@ impl Run<'_> {
         self.settle_fdb(&plan.image)
     }
 
+    /// A bridge whose address nobody set takes another one as members come and go, and the tables
+    /// that were worked out before hold the old one.
+    fn follow_device(&mut self, plan: &Plan, config: &Config) -> Result<(), Error> {
+        let device = self.links.by_index(plan.device.index)?;
+        if device.is_none_or(|device| device.mac == plan.device.mac) {
+            return Ok(());
+        }
+        let plan = Plan::make(self.session, self.links, &self.state, config)?;
+        self.carry_out(&plan, config)
+    }
+
     /// Releases ports that are no longer wanted as they are.
     fn release_others(&mut self, plan: &Plan, due: impl Fn(&PortRun) -> bool) -> Result<(), Error> {
         let stale: Vec<String> = self
@@ -341,7 +352,10 @@ impl Run<'_> {
             }
         }
         let restored = Plan::make(self.session, self.links, &self.state, old)
-            .and_then(|plan| self.carry_out(&plan, old));
+            .and_then(|plan| {
+                self.carry_out(&plan, old)?;
+                self.follow_device(&plan, old)
+            });
         if let Err(error) = restored {
             log::warn!("bringing back the configuration before: {error}");
         }

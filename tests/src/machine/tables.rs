@@ -4,7 +4,10 @@ use vnet_common::{
     FdbEntry, FdbKey, Mac, MacDenyKey, Member, PortConf, PortKind, PortMacKey, PortSegmentKey,
     PortTagKey, SEGMENTS, SegmentConf, SwitchConf,
 };
-use vnet_ebpf::{fdb, tables::Tables};
+use vnet_ebpf::{
+    fdb::{self, Home},
+    tables::Tables,
+};
 
 use super::Machine;
 
@@ -78,7 +81,11 @@ impl Tables for Machine {
     }
 
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry> {
-        fdb::find(self, key)
+        match fdb::find_home(self, key) {
+            Home::Found(entry) => Some(entry),
+            Home::Absent => None,
+            Home::Overflowed => fdb::find(self, key),
+        }
     }
 
     fn mtu(&self, ifindex: u32) -> Option<u32> {

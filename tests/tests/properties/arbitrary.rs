@@ -215,7 +215,7 @@ fn devices(config: &Config, traits: &[Traits], aliased: bool) -> Devices {
 }
 
 /// A frame, still without a port.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Drawn {
     pub port: prop::sample::Index,
     pub from_host: bool,
@@ -226,6 +226,16 @@ pub struct Drawn {
     pub gso: Option<(u32, u32)>,
     pub token: u8,
     pub linear: Option<usize>,
+}
+
+impl std::fmt::Debug for Drawn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:?} from_host {} in_bytes {} gso {:?} token {} linear {:?} {:02x?}",
+            self.port, self.from_host, self.in_bytes, self.gso, self.token, self.linear, self.wire
+        )
+    }
 }
 
 fn tags() -> impl Strategy<Value = Vec<Tag>> {

@@ -7,7 +7,7 @@ use vnet_common::{
     FdbKey,
     fdb::{BUCKET_ENTRIES, FDB_STATIC, PROBE_LIMIT, buckets_for},
 };
-use vnet_ebpf::fdb::{self, LearnLimits, Learned, Sweep};
+use vnet_ebpf::fdb::{self, Home, LearnLimits, Learned, Sweep};
 use vnet_tests::{
     machine::Machine,
     setup::{Devices, Setup},
@@ -65,15 +65,25 @@ fn fill(size: u32, seed: u64, mut next: impl FnMut(u32) -> FdbKey) {
         keys.insert(key.word, slot);
     }
     for (word, slot) in &keys {
-        let found = fdb::find(&machine, FdbKey { word: *word }).expect("it was learned");
-        assert_eq!(found.slot, *slot);
+        assert_eq!(find(&machine, FdbKey { word: *word }), Some(*slot));
     }
     let addresses = machine.addresses().expect("the counts are right");
     assert_eq!(addresses.len(), size as usize);
     let one_more = FdbKey::new([0xfe, 0xff, 0xff, 0xff, 0xff, 0xff], 9);
     let learned = fdb::learn(&machine, one_more, 1, &limits(size, 0, 1000));
     assert_eq!(learned, Learned::TableFull);
-    assert!(fdb::find(&machine, one_more).is_none());
+    assert_eq!(find(&machine, one_more), None);
+}
+
+/// Where an address is, by both ways of looking for it.
+fn find(machine: &Machine, key: FdbKey) -> Option<u16> {
+    let found = fdb::find(machine, key);
+    match fdb::find_home(machine, key) {
+        Home::Found(entry) => assert_eq!(Some(entry), found),
+        Home::Absent => assert_eq!(found, None),
+        Home::Overflowed => {}
+    }
+    found.map(|entry| entry.slot)
 }
 
 #[test]
@@ -116,7 +126,7 @@ fn a_full_neighbourhood_loses_nobody() {
     }
     assert!(learned.len() as u32 > places - PROBE_LIMIT, "{}", learned.len());
     for key in &learned {
-        assert!(fdb::find(&machine, *key).is_some(), "{key:?}");
+        assert_eq!(find(&machine, *key), Some(1), "{key:?}");
     }
     assert_eq!(
         machine.addresses().expect("the counts are right").len(),
@@ -177,7 +187,7 @@ struct Entry {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
+    #![proptest_config(crate::cases(500))]
 
     /// The table does what a plain map with the same rules does. Up to 40 addresses in 112 places,
     /// so that every bucket's neighbourhood has room: what is refused is refused by a limit.
@@ -249,8 +259,9 @@ proptest! {
                 Change::Seconds(seconds) => now_s += seconds,
             }
             for (n, entry) in &model {
-                let found = fdb::find(&machine, key(*n));
-                prop_assert_eq!(found.map(|e| (e.slot, e.is_static())), Some((entry.slot, entry.is_static)));
+                prop_assert_eq!(find(&machine, key(*n)), Some(entry.slot));
+                let is_static = fdb::find(&machine, key(*n)).map(|found| found.is_static());
+                prop_assert_eq!(is_static, Some(entry.is_static));
             }
             let addresses = machine.addresses();
             prop_assert_eq!(addresses.map(|a| a.len()).map_err(|e| e.to_string()), Ok(model.len()));

@@ -72,7 +72,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(crate::cases(600))]
 
     /// Isolation, tags, bytes, counters: see `vnet_tests::invariants`.
     #[test]

@@ -7,12 +7,12 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use vnet_ebpf::{decide::Plan, forward::Flood, meta::Meta};
 use vnet_common::{
-    ControlReply, DropReport, Event, FdbBucket, MacDenyKey, Member, PortConf, PortReport,
-    PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
+    ControlReply, DropReport, Event, FdbBucket, MacDenyKey, Member, PortConf, PortMacKey,
+    PortReport, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
     event::{EVENT_KINDS, EventLimit},
 };
+use vnet_ebpf::{decide::Plan, forward::Flood, meta::Meta};
 
 /// Room is for the worst case; memory is taken for what is there.
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -38,37 +38,17 @@ pub static PORTS: Array<PortConf, 2048> = Array::new();
 #[btf_map]
 pub static PORT_ALIASES: HashMap<PortAliasKey, u32, 2048> = HashMap::new();
 #[btf_map]
-pub static PORT_TAGS: HashMap<
-    PortTagKey,
-    u32,
-    131072,
-    NO_PREALLOC,
-> = HashMap::new();
+pub static PORT_TAGS: HashMap<PortTagKey, u32, 131072, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-pub static PORT_SEGMENTS: HashMap<
-    PortSegmentKey,
-    u32,
-    131072,
-    NO_PREALLOC,
-> = HashMap::new();
+pub static PORT_SEGMENTS: HashMap<PortSegmentKey, u32, 131072, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static SEGMENT_CONF: Array<SegmentConf, { 2 * SEGMENTS as usize }> = Array::new();
 #[btf_map]
 pub static MEMBERS: Array<Member, 131072> = Array::new();
 #[btf_map]
-pub static MAC_DENY: HashMap<
-    MacDenyKey,
-    u32,
-    131072,
-    NO_PREALLOC,
-> = HashMap::new();
+pub static MAC_DENY: HashMap<MacDenyKey, u32, 131072, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-pub static MAC_ALLOW: HashMap<
-    PortMacKey,
-    u32,
-    131072,
-    NO_PREALLOC,
-> = HashMap::new();
+pub static MAC_ALLOW: HashMap<PortMacKey, u32, 131072, NO_PREALLOC> = HashMap::new();
 
 #[btf_map]
 pub static FDB: Array<FdbBucket, 16384> = Array::new();

@@ -10,19 +10,19 @@ use aya_ebpf::{
     },
 };
 use vnet_common::{
-    DropReason, Event, FdbBucket, FdbEntry, FdbKey, Mac, MacDenyKey, Member, PortConf, PortCounters, PortMacKey,
-    PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormKind, SwitchConf,
-    event::EVENT_INTERVAL_NS, port::STORM_KINDS,
+    DropReason, Event, FdbBucket, FdbEntry, FdbKey, Mac, MacDenyKey, Member, PortConf,
+    PortCounters, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormKind,
+    SwitchConf, event::EVENT_INTERVAL_NS, port::STORM_KINDS,
 };
 use vnet_ebpf::{
-    fdb::{self, Buckets, LearnLimits, Learned},
+    fdb::{self, Buckets, Home, LearnLimits, Learned},
     rate,
     tables::{Effects, Tables},
 };
 
 use super::maps::{
-    CLOCK, EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED, MAC_ALLOW, MAC_DENY,
-    MAX_MEMBERS, MAX_PORTS, MEMBERS, PORT_ALIASES, PORT_COUNTERS, PORT_DROPS, PORT_MACS,
+    CLOCK, EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED, MAC_ALLOW,
+    MAC_DENY, MAX_MEMBERS, MAX_PORTS, MEMBERS, PORT_ALIASES, PORT_COUNTERS, PORT_DROPS, PORT_MACS,
     PORT_SEGMENTS, PORT_TAGS, PORTS, PortAliasKey, SEGMENT_CONF, STORM_STATE, SWITCH_CONF,
 };
 
@@ -136,7 +136,11 @@ impl Tables for Kernel {
 
     #[inline(always)]
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry> {
-        let found = fdb_find(key.word);
+        let found = match fdb::find_home(self, key) {
+            Home::Found(entry) => return Some(entry),
+            Home::Absent => return None,
+            Home::Overflowed => fdb_find(key.word),
+        };
         if found == FDB_MISS {
             return None;
         }
@@ -312,8 +316,8 @@ impl Effects for Kernel {
 /// What [`fdb_find`] returns for no entry; no entry has these flags.
 const FDB_MISS: u64 = u64::MAX;
 
-/// Finds an entry: slot, flags and time in one word. A subprogram that returns a number lets the
-/// verifier forget in which of the places the entry was, else every place doubles what follows.
+/// Finds an entry behind a full bucket: slot, flags and time in one word. A subprogram that returns a
+/// number lets the verifier forget in which of many places the entry was.
 #[inline(never)]
 fn fdb_find(word: u64) -> u64 {
     match fdb::find(&Kernel::bare(), FdbKey { word }) {

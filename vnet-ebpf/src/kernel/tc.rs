@@ -21,7 +21,10 @@ use vnet_ebpf::{
     window::{MAX_OFFSET, Window},
 };
 
-use super::{maps::{FLOOD_DEPTH, FLOODS, SCRATCH, Scratch}, tables::Kernel};
+use super::{
+    maps::{FLOOD_DEPTH, FLOODS, SCRATCH, Scratch},
+    tables::Kernel,
+};
 
 /// Bytes that are wanted in the linear head: the header and the tags behind it, two when the host put
 /// them there itself.
@@ -167,13 +170,11 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
     super::log::plan(ctx, meta, plan);
     let action = match forward(plan, meta, &kernel, &mut skb) {
         Some(action) => action,
-        None => {
-            match flood(plan, meta, raw) {
-                FLOOD_PASS => Action::Pass,
-                FLOOD_DROP => Action::Drop,
-                exit => Action::Redirect(unpack(exit)),
-            }
-        }
+        None => match flood(plan, meta, raw) {
+            FLOOD_PASS => Action::Pass,
+            FLOOD_DROP => Action::Drop,
+            exit => Action::Redirect(unpack(exit)),
+        },
     };
     match action {
         Action::Pass => TC_ACT_OK as i32,
@@ -240,7 +241,12 @@ fn flood(plan: &Plan, meta: &Meta, raw: *mut __sk_buff) -> u64 {
     };
     // SAFETY: the callback takes what it is given here, and the context outlives the loop.
     unsafe {
-        bpf_loop(members, flood_step as *mut c_void, (&raw mut step).cast(), 0);
+        bpf_loop(
+            members,
+            flood_step as *mut c_void,
+            (&raw mut step).cast(),
+            0,
+        );
     }
     // SAFETY: as above; the depth is as it was.
     let action = unsafe {

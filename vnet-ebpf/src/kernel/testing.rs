@@ -1,10 +1,7 @@
 //! The wrapper programs' work; see [`vnet_ebpf::testing`].
 
 use aya_ebpf::{
-    bindings::__sk_buff,
-    btf_maps::Array,
-    helpers::bpf_skb_vlan_push,
-    macros::btf_map,
+    bindings::__sk_buff, btf_maps::Array, helpers::bpf_skb_vlan_push, macros::btf_map,
     programs::TcContext,
 };
 use vnet_ebpf::{

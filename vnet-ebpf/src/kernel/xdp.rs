@@ -16,7 +16,10 @@ use vnet_ebpf::{
     window::{MAX_OFFSET, Window},
 };
 
-use super::{maps::{SCRATCH, Scratch}, tables::Kernel};
+use super::{
+    maps::{SCRATCH, Scratch},
+    tables::Kernel,
+};
 
 /// A frame's first buffer.
 #[derive(Clone, Copy)]

@@ -1,6 +1,7 @@
 //! `down`.
 
 use crate::error::Error;
+use crate::host::privileges;
 use crate::lifecycle;
 use crate::output::Output;
 use crate::runtime::Session;
@@ -15,6 +16,8 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
         output.note(&format!("the switch {} is down already", session.switch()));
         return Ok(());
     }
+    // Half a switch would be worse than a whole one.
+    privileges::check(&format!("taking down the switch {}", session.switch()))?;
     let store = session.store().clone();
     let lock = store.lock()?;
     session.reload()?;

@@ -14,6 +14,7 @@ use vnet_common::{SEGMENTS, fdb::buckets_for};
 
 use super::pins::{Pins, ignore_absent};
 use crate::compile::{MEMBERS_PER_PORT, fnv1a};
+use crate::error::Error;
 
 /// The eBPF programs, built by build.rs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VNET_OBJECT"));
@@ -173,11 +174,16 @@ fn check_pinned(name: &str, path: &std::path::Path, sizes: &Sizes) -> Result<()>
     ];
     for ((what, wanted), found) in wanted.iter().zip(found) {
         if *wanted != found {
-            bail!(
-                "the pinned map {} has another layout: its {what} is {found}, this vnet-user needs \
-                 {wanted}; take the switch down with the version that made it, or remove the folder",
-                path.display()
-            );
+            return Err(Error::new(
+                "loading the datapath",
+                format_args!(
+                    "the pinned map {} has another layout: its {what} is {found}, this vnet-user \
+                     needs {wanted}",
+                    path.display()
+                ),
+            )
+            .mend("take the switch down with the version that made it, or remove the folder")
+            .into());
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use aya::programs::links::PinnedLink;
 use vnet_common::SCHEMA;
 
 /// A switch's folder on the BPF file system: maps at the top, `progs/` and `links/` below.
@@ -50,10 +51,18 @@ impl Pins {
         self.dir.join("links").join(format!("{hook}_{ifindex}"))
     }
 
-    /// Whether a datapath is pinned here.
+    /// Whether a datapath is pinned here, as far as one may look.
     #[must_use]
     pub fn exist(&self) -> bool {
-        self.map("switch_conf").exists()
+        self.look().unwrap_or(false)
+    }
+
+    /// Whether a datapath is pinned here.
+    ///
+    /// # Errors
+    /// The file system is not to be looked into.
+    pub fn look(&self) -> io::Result<bool> {
+        self.map("switch_conf").try_exists()
     }
 
     /// Another layout's folders of this switch, which another version of vnet left.
@@ -82,12 +91,15 @@ impl Pins {
     /// they need are gone. Goes on after an error and tells the first.
     pub fn remove(&self) -> Result<()> {
         let mut first = Ok(());
-        for dir in [
-            self.dir.join("links"),
-            self.dir.join("progs"),
-            self.dir.clone(),
-        ] {
-            let removed = remove_files(&dir).and_then(|()| ignore_absent(fs::remove_dir(&dir)));
+        let links = self.dir.join("links");
+        for dir in [&links, &self.dir.join("progs"), &self.dir] {
+            let removed = remove_files(dir, |file| {
+                if *dir == links {
+                    return remove_link(file);
+                }
+                Ok(ignore_absent(fs::remove_file(file))?)
+            })
+            .and_then(|()| Ok(ignore_absent(fs::remove_dir(dir))?));
             if let (Ok(()), Err(error)) = (&first, removed) {
                 first = Err(error).with_context(|| format!("removing {}", dir.display()));
             }
@@ -101,15 +113,28 @@ impl Pins {
     }
 }
 
-fn remove_files(dir: &Path) -> io::Result<()> {
+/// Unpins a link, if it is there; its program is off the interface on return.
+///
+/// The file system gives up its reference some time after the file is gone (kernel/bpf/inode.c,
+/// bpf_free_inode), while closing the last descriptor detaches at once.
+pub fn remove_link(pin: &Path) -> Result<()> {
+    // What cannot be opened is removed all the same.
+    let link = PinnedLink::from_pin(pin);
+    ignore_absent(fs::remove_file(pin))
+        .with_context(|| format!("removing the link {}", pin.display()))?;
+    drop(link);
+    Ok(())
+}
+
+fn remove_files(dir: &Path, remove: impl Fn(&Path) -> Result<()>) -> Result<()> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) => return ignore_absent(Err(error)),
+        Err(error) => return Ok(ignore_absent(Err(error))?),
     };
     for entry in entries {
         let entry = entry?;
         if !entry.file_type()?.is_dir() {
-            ignore_absent(fs::remove_file(entry.path()))?;
+            remove(&entry.path())?;
         }
     }
     Ok(())

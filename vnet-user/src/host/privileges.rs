@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+
+use crate::error::Error;
 
 // linux/capability.h
 const CAP_NET_ADMIN: u32 = 12;
@@ -18,26 +20,32 @@ const INITIAL_USER_NAMESPACE: &str = "user:[4026531837]";
 /// and looking into other network namespaces need CAP_SYS_ADMIN besides, and say so themselves.
 ///
 /// # Errors
-/// Names what is missing, and the mend.
-pub fn check() -> Result<()> {
-    let status = fs::read_to_string("/proc/thread-self/status")
-        .context("reading the process's capabilities")?;
-    let effective = parse_effective(&status)
-        .context("reading the process's capabilities: no CapEff in /proc/thread-self/status")?;
-    let missing = missing(effective);
+/// Says what needs them (`doing`), what is missing, and the mend.
+pub fn check(doing: &str) -> Result<(), Error> {
+    let missing = missing(effective().map_err(|error| Error::new(doing, format_args!("{error:#}")))?);
     if !missing.is_empty() {
-        bail!("this needs {}: run it with sudo", missing.join(" and "));
+        let why = format!("this needs {}", missing.join(" and "));
+        return Err(Error::new(doing, why).mend("run it with sudo"));
     }
     // The bpf system call asks for capabilities in the first user namespace, whatever this one has.
     if let Ok(namespace) = fs::read_link("/proc/self/ns/user")
         && namespace.as_os_str() != INITIAL_USER_NAMESPACE
     {
-        bail!(
-            "this runs in a user namespace, whose root may not load BPF programs: run it with sudo \
-             outside, or in a container without user namespace"
-        );
+        return Err(Error::new(
+            doing,
+            "this runs in a user namespace, whose root may not load BPF programs",
+        )
+        .mend("run it with sudo outside, or in a container without user namespace"));
     }
     Ok(())
+}
+
+fn effective() -> Result<u64> {
+    let doing = "reading the process's capabilities";
+    let status = fs::read_to_string("/proc/thread-self/status").context(doing)?;
+    parse_effective(&status)
+        .context("no CapEff in /proc/thread-self/status")
+        .context(doing)
 }
 
 /// The effective capabilities in the text of `/proc/<pid>/status`, a bit each.
@@ -81,12 +89,13 @@ mod tests {
     #[test]
     fn the_thread_itself_is_asked() {
         require_root();
-        check().expect("root may do everything, outside of a container");
+        check("trying").expect("root may do everything, outside of a container");
         without_capabilities(|| {
-            let error = check().expect_err("there is none left").to_string();
+            let error = check("trying").expect_err("there is none left").to_string();
             assert_eq!(
                 error,
-                "this needs CAP_NET_ADMIN and CAP_BPF and CAP_PERFMON: run it with sudo"
+                "error: trying: this needs CAP_NET_ADMIN and CAP_BPF and CAP_PERFMON\n  \
+                 mend: run it with sudo"
             );
             Ok(())
         })
