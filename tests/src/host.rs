@@ -7,6 +7,7 @@
 //! anything behind.
 
 mod address;
+mod guest;
 mod kernel;
 mod leftovers;
 mod ran;

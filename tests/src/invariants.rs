@@ -25,7 +25,8 @@ pub fn check(setup: &Setup, frame: &Frame, outcome: &Outcome, counted: &Ledger) 
         check_exit(setup, frame, sent).with_context(|| format!("at {port}"))?;
         if let Some(sent) = &sent.wire {
             check_bytes(&wire, sent).with_context(|| format!("at {port}"))?;
-            check_segment(setup, frame, &wire, &port, sent).with_context(|| format!("at {port}"))?;
+            check_segment(setup, frame, &wire, &port, sent)
+                .with_context(|| format!("at {port}"))?;
         }
     }
     let mut ports: Vec<_> = outcome.sent().map(|s| (s.ifindex, s.to_stack)).collect();
@@ -133,13 +134,7 @@ fn check_bytes(came: &[u8], goes: &[u8]) -> Result<()> {
 }
 
 /// It stays in its network, with the port's own tag.
-fn check_segment(
-    setup: &Setup,
-    frame: &Frame,
-    came: &[u8],
-    port: &str,
-    goes: &[u8],
-) -> Result<()> {
+fn check_segment(setup: &Setup, frame: &Frame, came: &[u8], port: &str, goes: &[u8]) -> Result<()> {
     let vid = |wire| outer_tag(wire).map_or(0, |tag| tag.vid());
     let (old, new) = (vid(came), vid(goes));
     if came.first_chunk().is_some_and(|dst| is_reserved(*dst)) {
@@ -193,12 +188,7 @@ fn check_passes(setup: &Setup, frame: &Frame, wire: &[u8]) -> Result<()> {
 }
 
 /// Every frame is accounted for, once.
-fn check_counters(
-    setup: &Setup,
-    frame: &Frame,
-    outcome: &Outcome,
-    counted: &Ledger,
-) -> Result<()> {
+fn check_counters(setup: &Setup, frame: &Frame, outcome: &Outcome, counted: &Ledger) -> Result<()> {
     let packets = u64::from(frame.meta().packets());
     let total = |counter| ledger::total(counted, counter);
     let passes = outcome.verdict == Verdict::Pass;

@@ -14,7 +14,7 @@ use vnet_user::{
 pub const SWITCH: &str = "vsw0";
 
 /// Start of the FDB's hash. Any will do; a fixed one makes failures repeat.
-const FDB_SEED: u64 = 0x5eed_0f_f4b;
+const FDB_SEED: u64 = 0x5eed;
 
 /// An interface of a switch under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -465,7 +465,7 @@ impl Sweep {
         {
             return false;
         }
-        !self.slot.is_some_and(|s| s != e.slot) && !self.segment.is_some_and(|s| s != e.segment)
+        self.slot.is_none_or(|s| s == e.slot) && self.segment.is_none_or(|s| s == e.segment)
     }
 }
 

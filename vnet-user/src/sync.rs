@@ -12,10 +12,13 @@ use crate::compile::{self, Facts, Image, Interface, fnv1a};
 use crate::config::{Config, FailMode, Mode};
 use crate::datapath::{control::Control, counters, fdb, publish};
 use crate::error::Error;
-use crate::host::{Link, Links, Peers};
+use crate::host::{Link, Links, Peers, grace::ShortGracePeriods};
 use crate::ports::{self, Role, Wanted, XdpPlan};
 use crate::runtime::Session;
 use crate::state::{PortRun, RunState};
+
+/// From so many new ports on, the kernel's waits for each are worth shortening.
+const MANY_PORTS: usize = 8;
 
 /// Makes the kernel equal to `new`. Returns the state after it, saved, and warnings.
 ///
@@ -215,6 +218,8 @@ impl Run<'_> {
         self.release_others(plan, |run| run.kind == Role::Uplink.name())?;
         self.publish(&plan.image)?;
         self.release_others(plan, |_| true)?;
+        let fresh = plan.ports.iter().filter(|p| !self.state.ports.contains_key(&p.name)).count();
+        let _short = (fresh >= MANY_PORTS).then(ShortGracePeriods::begin);
         for wanted in &plan.ports {
             self.attach(plan, wanted, config.mode)?;
         }

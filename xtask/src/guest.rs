@@ -6,6 +6,7 @@
 //! so that a test can look into it whatever becomes of its network.
 
 mod console;
+mod files;
 mod spawn;
 
 use std::{
@@ -67,6 +68,8 @@ pub struct GuestConfig {
     pub netns: Option<String>,
     /// What it boots; the image that setup made when none.
     pub image: Option<GuestImage>,
+    /// Files that it has besides those of the image: where in the guest, and what each is a copy of.
+    pub extra_files: Vec<(PathBuf, PathBuf)>,
 }
 
 impl GuestConfig {
@@ -83,7 +86,21 @@ impl GuestConfig {
             memory: 256,
             netns: None,
             image: None,
+            extra_files: Vec::new(),
         }
+    }
+
+    /// Gives it a program of this machine, at the path `inside`, with the shared libraries that it
+    /// needs.
+    ///
+    /// # Errors
+    /// When the libraries cannot be found out.
+    pub fn add_program(&mut self, inside: impl Into<PathBuf>, program: &Path) -> Result<()> {
+        for library in files::libraries(program)? {
+            self.extra_files.push((library.clone(), library));
+        }
+        self.extra_files.push((inside.into(), program.to_owned()));
+        Ok(())
     }
 
     fn kernel_command_line(&self) -> Result<String> {
@@ -180,6 +197,13 @@ impl Guest {
         let qemu = find_program(QEMU)
             .with_context(|| format!("{QEMU} is not installed; run `cargo xtask setup`"))?;
         let dir = Scratch::new()?;
+        let initramfs = if config.extra_files.is_empty() {
+            image.initramfs
+        } else {
+            files::add_to(&image.initramfs, &config.extra_files, &dir.initramfs())
+                .context("adding files to the image")?;
+            dir.initramfs()
+        };
 
         // KVM is far faster where it works; it does not in every place that has /dev/kvm.
         let accelerator = env::var("VNET_QEMU_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
@@ -196,7 +220,7 @@ impl Guest {
             .arg("-kernel")
             .arg(&image.kernel)
             .arg("-initrd")
-            .arg(&image.initramfs)
+            .arg(&initramfs)
             .args(["-append", &config.kernel_command_line()?])
             .args([
                 "-chardev",
@@ -422,6 +446,7 @@ fn path_option(path: &Path) -> Result<String> {
 const LOG: &str = "kernel.log";
 const ERRORS: &str = "qemu.err";
 const SOCKET: &str = "run.sock";
+const INITRAMFS: &str = "initramfs.cpio";
 
 /// A guest's directory before the guest is there; removed unless kept.
 struct Scratch(PathBuf);
@@ -449,6 +474,10 @@ impl Scratch {
 
     fn socket(&self) -> PathBuf {
         self.0.join(SOCKET)
+    }
+
+    fn initramfs(&self) -> PathBuf {
+        self.0.join(INITRAMFS)
     }
 
     fn keep(mut self) -> PathBuf {

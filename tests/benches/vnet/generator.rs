@@ -1,14 +1,14 @@
 //! Sends frames and measures how many arrive.
 
 use std::{
-    mem, thread,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use xtask::netns;
 
-use crate::programs::Programs;
+use crate::{cpu, programs::Programs};
 
 /// Frames a system call. Large enough that the call's own cost (a page pool) does not show, small
 /// enough to keep to the time.
@@ -39,6 +39,9 @@ impl Measured {
 
 /// Sends frames of `flows` flows for `time` from inside the network namespace `outside`, after a
 /// first pass that is not measured, in which the contestant learns the addresses and memory warms.
+///
+/// Everything that follows from a frame (the veths' polls, the switch, the sink) runs in the
+/// softirqs of the CPU that sent it, so a rate is that of one core.
 pub fn measure(
     generator: &mut Programs,
     sink: &Programs,
@@ -47,8 +50,9 @@ pub fn measure(
     time: Duration,
 ) -> Result<Measured> {
     generator.set_flows(flows)?;
+    let cpu = cpu::allowed()?.pop().context("there is no CPU")?;
     netns::inside(outside, || {
-        settle_on_one_cpu()?;
+        cpu::stay_on(cpu).context("staying on one CPU")?;
         generator.generate(CHUNK.max(2 * flows))?;
         let seen = sink.seen()?;
         let began = Instant::now();
@@ -65,30 +69,4 @@ pub fn measure(
             elapsed,
         })
     })
-}
-
-/// Binds the calling thread to the last CPU that it may use. Everything that follows from a frame
-/// (the veths' polls, the switch, the sink) runs in the softirqs of the CPU that sent it, so that a
-/// rate is that of one core.
-fn settle_on_one_cpu() -> Result<()> {
-    // SAFETY: the sets are plain data, as large as the calls are told; an index below the set's
-    // size is in it.
-    unsafe {
-        let size = size_of::<libc::cpu_set_t>();
-        let mut allowed: libc::cpu_set_t = mem::zeroed();
-        if libc::sched_getaffinity(0, size, &mut allowed) != 0 {
-            return Err(std::io::Error::last_os_error()).context("asking for the CPUs to run on");
-        }
-        let last = (0..8 * size)
-            .rev()
-            .find(|&cpu| libc::CPU_ISSET(cpu, &allowed));
-        let mut one: libc::cpu_set_t = mem::zeroed();
-        libc::CPU_SET(last.context("there is no CPU to run on")?, &mut one);
-        if libc::sched_setaffinity(0, size, &one) != 0 {
-            return Err(std::io::Error::last_os_error()).context("staying on one CPU");
-        }
-        // Others who want this CPU wait; without the privilege, they do not.
-        libc::setpriority(libc::PRIO_PROCESS, 0, -20);
-    }
-    Ok(())
 }

@@ -44,10 +44,59 @@ pub enum Contestant {
 }
 
 impl Contestant {
-    /// How it is named in tables and options.
+    /// How it is named in options.
     pub fn name(self) -> String {
         self.to_possible_value()
             .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// How it is named in tables.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::RedirectXdp => "no-op, XDP",
+            Self::FloorXdp => "floor, XDP",
+            Self::VnetXdp => "vnet, XDP",
+            Self::RedirectTc => "no-op, TC",
+            Self::FloorTc => "floor, TC",
+            Self::VnetTc => "vnet, TC",
+            Self::Bridge => "Linux bridge",
+        }
+    }
+
+    /// The hook that its program is attached to, if it is a program.
+    pub fn hook(self) -> Option<Hook> {
+        match self {
+            Self::RedirectXdp | Self::FloorXdp | Self::VnetXdp => Some(Hook::Xdp),
+            Self::RedirectTc | Self::FloorTc | Self::VnetTc => Some(Hook::Tc),
+            Self::Bridge => None,
+        }
+    }
+}
+
+/// Where a program gets its frames.
+#[derive(Clone, Copy, Debug)]
+pub enum Hook {
+    /// In the driver.
+    Xdp,
+    /// At TC ingress.
+    Tc,
+}
+
+impl Hook {
+    /// Who shows what the hook itself costs.
+    pub fn redirect(self) -> Contestant {
+        match self {
+            Self::Xdp => Contestant::RedirectXdp,
+            Self::Tc => Contestant::RedirectTc,
+        }
+    }
+
+    /// Who does the least that a switch does.
+    pub fn floor(self) -> Contestant {
+        match self {
+            Self::Xdp => Contestant::FloorXdp,
+            Self::Tc => Contestant::FloorTc,
+        }
     }
 }
 
@@ -158,17 +207,11 @@ impl Lane {
 
     fn up(&mut self, number: usize, mode: &str, spec: Spec) -> Result<()> {
         let switch = VnetUser::new(&format!("vbench{number}"), self.inside.name())?;
-        if spec.fdb_size != 0 {
-            switch.run(&format!("set fdb_size={}", spec.fdb_size))?;
-        }
+        switch.run(&format!("set fdb_size={}", spec.fdb_size))?;
+        let mut ports = more_ports(&self.inside, spec.ports - 2)?;
+        ports.push("vm1".to_owned());
+        switch.write_ports(&ports)?;
         switch.run(&format!("up --uplink up --mode {mode}"))?;
-        switch.run("port add vm1")?;
-        for port in 2..spec.ports {
-            let name = format!("p{port}");
-            self.inside
-                .ip(&format!("link add {name} type veth peer name q{port}"))?;
-            switch.run(&format!("port add {name}"))?;
-        }
         let mac = mac_text(traffic::DESTINATION);
         switch.run(&format!("fdb add {mac} --network default --port vm1"))?;
         self._switch = Some(switch);
@@ -188,14 +231,15 @@ impl Lane {
 }
 
 /// A network namespace in which nobody speaks unasked.
-fn namespace(name: &str) -> Result<Netns> {
+pub fn namespace(name: &str) -> Result<Netns> {
     let netns = Netns::create(name)?;
     netns.sh("for which in all default; do \
          echo 1 > /proc/sys/net/ipv6/conf/$which/disable_ipv6; done")?;
     Ok(netns)
 }
 
-fn veth(here: &Netns, near: &str, there: &Netns, far: &str) -> Result<()> {
+/// A veth between two namespaces, up on both sides.
+pub fn veth(here: &Netns, near: &str, there: &Netns, far: &str) -> Result<()> {
     here.ip(&format!(
         "link add name {near} type veth peer name {far} netns {}",
         there.name()
@@ -205,7 +249,26 @@ fn veth(here: &Netns, near: &str, there: &Netns, far: &str) -> Result<()> {
     Ok(())
 }
 
-fn ifindex(netns: &Netns, interface: &str) -> Result<u32> {
+/// Makes veths that lead nowhere, up on both sides; gives the names of the near ones.
+pub fn more_ports(netns: &Netns, count: u32) -> Result<Vec<String>> {
+    let names: Vec<_> = (0..count).map(|number| format!("p{number}")).collect();
+    let lines: String = names
+        .iter()
+        .flat_map(|name| {
+            [
+                format!("link add {name} up type veth peer name q{name}\n"),
+                format!("link set q{name} up\n"),
+            ]
+        })
+        .collect();
+    if count > 0 {
+        netns.sh(&format!("ip -batch - <<'end'\n{lines}end"))?;
+    }
+    Ok(names)
+}
+
+/// An interface's index.
+pub fn ifindex(netns: &Netns, interface: &str) -> Result<u32> {
     // `2: up@if3: <BROADCAST,…`
     let text = netns.ip(&format!("-o link show dev {interface}"))?;
     let (number, _) = text.split_once(':').context("`ip link` printed no index")?;

@@ -5,10 +5,12 @@
 //! measured in turns, round after round. A figure is the median over the rounds, a ratio the median
 //! of each round's ratio.
 
+mod cpu;
 mod generator;
 mod l2;
 mod lane;
 mod programs;
+mod report;
 mod sandbox;
 mod statistics;
 mod vnet_user;

@@ -2,7 +2,10 @@
 
 use std::{
     env,
-    path::PathBuf,
+    fmt::Write as _,
+    fs::File,
+    io::Write as _,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -50,5 +53,29 @@ impl VnetUser {
         )
         .with_context(|| format!("vnet-user {words}"))?;
         Ok(began.elapsed())
+    }
+
+    /// Writes ports into the document, as one would by hand; the next `up` takes them over.
+    pub fn write_ports(&self, ports: &[String]) -> Result<()> {
+        let path = Path::new(CONFIG_DIR).join(format!("{}.toml", self.switch));
+        let doing = || format!("writing ports into {}", path.display());
+        let mut text = String::new();
+        if !path.exists() {
+            text.push_str("schema = 1\n");
+        }
+        for port in ports {
+            write!(text, "\n[[port]]\nname = \"{port}\"\n").with_context(doing)?;
+        }
+        let document = File::options().append(true).create(true).open(&path);
+        document
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .with_context(doing)
+    }
+}
+
+impl Drop for VnetUser {
+    fn drop(&mut self) {
+        // What is left goes with the benchmarks' namespaces.
+        let _ = self.run("down");
     }
 }

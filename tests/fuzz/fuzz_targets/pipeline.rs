@@ -1,5 +1,18 @@
-//! Any bytes as frames. `cd tests/fuzz && cargo +nightly fuzz run pipeline`; a crash's input goes to
-//! `vnet_tests::fuzz::pipeline` in tests/tests/properties as a test with a name.
+//! Any bytes as frames, by `vnet_tests::fuzz::pipeline`.
+//!
+//! With a nightly compiler and cargo-fuzz: `cargo +nightly fuzz run pipeline`. Without them, in this
+//! folder, with the same feedback but no sanitizer (`--target` keeps the flags from build scripts):
+//!
+//! ```sh
+//! RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+//!   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+//!   -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \
+//!   --cfg fuzzing -Cdebug-assertions" \
+//!   cargo run --release --target x86_64-unknown-linux-gnu -- -max_total_time=600 corpus
+//! ```
+//!
+//! What it finds becomes a fixture, or a test in tests/tests/properties that hands the input to the
+//! same function under a name.
 
 #![no_main]
 

@@ -3,10 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::{
-        fd::{AsRawFd as _, RawFd},
-        unix::fs::OpenOptionsExt as _,
-    },
+    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
     time::Duration,
 };
 
@@ -110,13 +107,11 @@ fn create(name: &str, ifindex: u32) -> Result<File> {
         .custom_flags(libc::O_NONBLOCK)
         .open("/dev/net/tun")
         .context("opening /dev/net/tun")?;
+    let fd = file.as_raw_fd();
     let index = ifindex as libc::c_uint;
     // SAFETY: the ioctl reads a live unsigned integer.
-    ioctl(
-        |fd| unsafe { libc::ioctl(fd, libc::TUNSETIFINDEX as _, &raw const index) },
-        &file,
-    )
-    .context("choosing its number")?;
+    check(unsafe { libc::ioctl(fd, libc::TUNSETIFINDEX as _, &raw const index) })
+        .context("choosing its number")?;
     // SAFETY: ifreq is a name and a union of plain integers and pointers; zeros are a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().take(15).zip(name.bytes()) {
@@ -124,13 +119,6 @@ fn create(name: &str, ifindex: u32) -> Result<File> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: the ioctl reads and writes a live ifreq.
-    ioctl(
-        |fd| unsafe { libc::ioctl(fd, libc::TUNSETIFF as _, &raw mut request) },
-        &file,
-    )?;
+    check(unsafe { libc::ioctl(fd, libc::TUNSETIFF as _, &raw mut request) })?;
     Ok(file)
-}
-
-fn ioctl(call: impl FnOnce(RawFd) -> libc::c_int, file: &File) -> io::Result<()> {
-    check(call(file.as_raw_fd())).map(|_| ())
 }

@@ -27,11 +27,7 @@ pub struct Skb<'a> {
 impl<'a> Skb<'a> {
     /// The buffer that holds `frame`, its token taken off, with memory for so many more tags.
     #[must_use]
-    pub fn new(
-        frame: &Frame,
-        devices: &'a BTreeMap<u32, (u32, bool)>,
-        tags_left: u32,
-    ) -> Self {
+    pub fn new(frame: &Frame, devices: &'a BTreeMap<u32, (u32, bool)>, tags_left: u32) -> Self {
         Self {
             bytes: frame.bytes.clone(),
             tag: frame.tag,

@@ -122,7 +122,14 @@ pub fn config() -> impl Strategy<Value = Config> {
         taps.chain(nics).chain(device).collect::<Vec<_>>()
     });
     let mtus = vec(option::weighted(0.2, 68u32..1600), 4);
-    let fixed = vec((station(), select(&NETWORKS[..]), any::<prop::sample::Index>()), 0..2);
+    let fixed = vec(
+        (
+            station(),
+            select(&NETWORKS[..]),
+            any::<prop::sample::Index>(),
+        ),
+        0..2,
+    );
     let denied = option::weighted(0.2, station());
     (ports, mtus, fixed, denied, 10u32..400).prop_filter_map(
         "the document would be refused",
@@ -248,8 +255,13 @@ fn tags() -> impl Strategy<Value = Vec<Tag>> {
         8 => select(vec![0u16, 10, 20, 30, 40]),
         1 => 0u16..4096,
     ];
-    let tag = (tpid, vid, prop_oneof![3 => Just(0u16), 1 => 0u16..16])
-        .prop_map(|(tpid, vid, high)| Tag { tpid, tci: high << 12 | vid });
+    let tag =
+        (tpid, vid, prop_oneof![3 => Just(0u16), 1 => 0u16..16]).prop_map(|(tpid, vid, high)| {
+            Tag {
+                tpid,
+                tci: high << 12 | vid,
+            }
+        });
     prop_oneof![
         4 => Just(Vec::new()),
         4 => vec(tag.clone(), 1),
@@ -270,7 +282,11 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     ];
     (ether_type, len, any::<u64>(), any::<[u8; 16]>()).prop_map(|(ether_type, len, seed, head)| {
         let mut body = ether_type.to_be_bytes().to_vec();
-        body.extend(head.iter().copied().chain((0..len as u64).map(|i| (i ^ seed) as u8)));
+        body.extend(
+            head.iter()
+                .copied()
+                .chain((0..len as u64).map(|i| (i ^ seed) as u8)),
+        );
         body.truncate(2 + len);
         body
     })
@@ -355,7 +371,12 @@ impl Drawn {
 
     /// The frame in XDP of an uplink of `setup`, if it has one.
     pub fn at_xdp(&self, setup: &Setup) -> Option<Frame> {
-        let uplinks: Vec<_> = setup.config.ports.iter().filter(|port| port.uplink).collect();
+        let uplinks: Vec<_> = setup
+            .config
+            .ports
+            .iter()
+            .filter(|port| port.uplink)
+            .collect();
         if uplinks.is_empty() {
             return None;
         }

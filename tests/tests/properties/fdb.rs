@@ -44,7 +44,14 @@ fn random(state: &mut u64) -> u64 {
 /// A station's address in one of a few segments.
 fn random_key(state: &mut u64) -> FdbKey {
     let bytes = random(state).to_be_bytes();
-    let mac = [bytes[0] & 0xfe, bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]];
+    let mac = [
+        bytes[0] & 0xfe,
+        bytes[1],
+        bytes[2],
+        bytes[3],
+        bytes[4],
+        bytes[5],
+    ];
     FdbKey::new(mac, u16::from(bytes[6] & 7))
 }
 
@@ -61,7 +68,12 @@ fn fill(size: u32, seed: u64, mut next: impl FnMut(u32) -> FdbKey) {
         }
         let slot = (n % 60 + 1) as u16;
         let learned = fdb::learn(&machine, key, slot, &limits(size, 0, 1000));
-        assert_eq!(learned, Learned::New, "address {} of {size}", keys.len() + 1);
+        assert_eq!(
+            learned,
+            Learned::New,
+            "address {} of {size}",
+            keys.len() + 1
+        );
         keys.insert(key.word, slot);
     }
     for (word, slot) in &keys {
@@ -124,7 +136,11 @@ fn a_full_neighbourhood_loses_nobody() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(learned.len() as u32 > places - PROBE_LIMIT, "{}", learned.len());
+    assert!(
+        learned.len() as u32 > places - PROBE_LIMIT,
+        "{}",
+        learned.len()
+    );
     for key in &learned {
         assert_eq!(find(&machine, *key), Some(1), "{key:?}");
     }
@@ -140,7 +156,10 @@ fn stale_addresses_make_room_when_the_table_is_full() {
     let mut state = 13;
     for _ in 0..64 {
         let key = random_key(&mut state);
-        assert_eq!(fdb::learn(&machine, key, 1, &limits(64, 0, 1000)), Learned::New);
+        assert_eq!(
+            fdb::learn(&machine, key, 1, &limits(64, 0, 1000)),
+            Learned::New
+        );
     }
     // None is stale after 300 seconds, and all are after one more. A new address takes the place of a
     // stale one of its own bucket: not every bucket has one.

@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod fdb;
+mod machines;
 mod pipeline;
 
 use proptest::test_runner::Config;

@@ -45,9 +45,10 @@ impl<'a> Checked<'a> {
     }
 
     fn finish(self) -> Result<(), TestCaseError> {
-        let learned = self.machine.addresses().and_then(|addresses| {
-            invariants::check_addresses(self.setup, &addresses)
-        });
+        let learned = self
+            .machine
+            .addresses()
+            .and_then(|addresses| invariants::check_addresses(self.setup, &addresses));
         learned.map_err(|error| TestCaseError::fail(format!("{error:#}")))
     }
 }

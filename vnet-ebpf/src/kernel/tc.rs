@@ -15,7 +15,7 @@ use vnet_ebpf::{
     decide::{Plan, decide},
     forward::{Action, Exit, Flood, Packet, forward},
     frame::{ETH_LEN, TAG_LEN},
-    meta::{Hook, Meta, Tag},
+    meta::{Hook, Meta, Tag, is_kernel_tpid},
     settle::settle,
     tables::{Effects as _, Tables as _},
     window::{MAX_OFFSET, Window},
@@ -71,8 +71,16 @@ impl Packet for Skb {
         }
         // SAFETY: the context is the program's.
         unsafe {
-            if from.is_some() && bpf_skb_vlan_pop(self.skb) != 0 {
-                return false;
+            if from.is_some() {
+                // A tag that the host built into a frame of another protocol: bpf_skb_vlan_pop would
+                // do nothing and say that it did (skb_vlan_pop, net/core/skbuff.c).
+                let protocol = u16::from_be((*self.skb).protocol as u16);
+                if (*self.skb).vlan_present == 0 && !is_kernel_tpid(protocol) {
+                    return false;
+                }
+                if bpf_skb_vlan_pop(self.skb) != 0 {
+                    return false;
+                }
             }
             !to.is_some() || bpf_skb_vlan_push(self.skb, to.tpid.to_be(), to.tci) == 0
         }

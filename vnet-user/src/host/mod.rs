@@ -23,6 +23,7 @@
 
 pub mod bpffs;
 pub mod ethtool;
+pub mod grace;
 pub mod kernel;
 pub mod link;
 pub mod netns;

@@ -1,61 +1,158 @@
-//! Packet rate.
+//! Packet rate by number of flows.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::ValueEnum as _;
+use serde::Serialize;
 
 use super::Options;
 use crate::{
     lane::{Contestant, Lane, Spec},
-    statistics::{median, ratio, spread},
+    report::{Aim, Bound, number, percent, table},
+    statistics::Rounds,
 };
 
-pub fn run(options: &Options) -> Result<()> {
-    let most = options.flows.iter().copied().max().unwrap_or(1);
-    let contestants: Vec<_> = Contestant::value_variants()
-        .iter()
-        .copied()
-        .filter(|c| options.only.is_empty() || options.only.contains(c))
-        .collect();
-    let mut lanes = Vec::new();
-    for (number, contestant) in contestants.into_iter().enumerate() {
-        let spec = Spec {
-            contestant,
-            fdb_size: 65536,
-            flows: most,
-            ports: 2,
-        };
-        lanes.push((contestant, Lane::new(number, spec)?));
+/// Addresses in a default switch.
+const FDB_SIZE: u32 = 65536;
+
+/// What one contestant did.
+#[derive(Debug, Default, Serialize)]
+pub struct Rate {
+    pub mpps: Rounds,
+    /// The worst round's.
+    pub loss: f64,
+}
+
+impl Rate {
+    /// Measures a lane once more.
+    pub fn measure(&mut self, lane: &mut Lane, flows: u32, options: &Options) -> Result<()> {
+        let measured = lane.measure(flows, options.time())?;
+        self.mpps.push(measured.mpps());
+        self.loss = self.loss.max(measured.loss());
+        Ok(())
     }
+
+    /// Rate, spread and loss as a table's cells.
+    pub fn cells(&self) -> Vec<String> {
+        vec![
+            number(Some(self.mpps.median()), 3),
+            percent(self.mpps.spread(), 1),
+            percent(self.loss, 3),
+        ]
+    }
+}
+
+/// All contestants with one number of flows.
+#[derive(Debug, Serialize)]
+struct AtFlows {
+    flows: u32,
+    contestants: BTreeMap<Contestant, Rate>,
+}
+
+impl AtFlows {
+    /// The median of the rounds' ratios; none when one of the two was not measured.
+    fn ratio(&self, of: Contestant, to: Contestant) -> Option<f64> {
+        let (of, to) = (self.contestants.get(&of)?, self.contestants.get(&to)?);
+        Some(of.mpps.over(&to.mpps).median())
+    }
+}
+
+/// Rates at every number of flows.
+#[derive(Debug, Serialize)]
+pub struct Rates(Vec<AtFlows>);
+
+/// Measures all contestants in turns.
+pub fn run(options: &Options) -> Result<Rates> {
+    let most = options.flows.iter().copied().max().unwrap_or(1);
+    let mut lanes = Vec::new();
+    for (number, &contestant) in Contestant::value_variants().iter().enumerate() {
+        if options.only.is_empty() || options.only.contains(&contestant) {
+            let spec = Spec {
+                contestant,
+                fdb_size: FDB_SIZE,
+                flows: most,
+                ports: 2,
+            };
+            lanes.push((contestant, Lane::new(number, spec)?));
+        }
+    }
+    let mut all = Vec::new();
     for &flows in &options.flows {
-        let mut rates: BTreeMap<Contestant, Vec<f64>> = BTreeMap::new();
-        let mut loss: BTreeMap<Contestant, f64> = BTreeMap::new();
-        for _ in 0..options.rounds {
+        let mut contestants: BTreeMap<_, Rate> = BTreeMap::new();
+        for _ in 0..options.rounds() {
             for (contestant, lane) in &mut lanes {
-                let measured = lane.measure(flows, options.time())?;
-                rates.entry(*contestant).or_default().push(measured.mpps());
-                let worst = loss.entry(*contestant).or_default();
-                *worst = worst.max(measured.loss());
+                let rate = contestants.entry(*contestant).or_default();
+                rate.measure(lane, flows, options)?;
             }
         }
-        println!("{flows} flows");
-        let rates_of = &rates;
-        for (contestant, rates) in rates_of {
-            println!(
-                "  {:<14} {:>7.3} Mpps  spread {:>5.1} %  loss {:.4} %  {}",
-                contestant.name(),
-                median(rates),
-                spread(rates) * 100.0,
-                loss[contestant] * 100.0,
-                rates_of
-                    .iter()
-                    .filter(|(other, _)| other != &contestant)
-                    .map(|(other, to)| format!("{:.2}x{}", ratio(rates, to), other.name()))
-                    .collect::<Vec<_>>()
-                    .join(" "),
+        all.push(AtFlows { flows, contestants });
+    }
+    Ok(Rates(all))
+}
+
+impl Rates {
+    /// A table for every number of flows.
+    pub fn print(&self) {
+        for at in &self.0 {
+            let rows: Vec<_> = at
+                .contestants
+                .iter()
+                .map(|(&contestant, rate)| {
+                    let hook = contestant.hook();
+                    let to = |other| {
+                        let ratio = at.ratio(contestant, other);
+                        number(ratio.filter(|_| other != contestant), 2)
+                    };
+                    let mut row = vec![contestant.title().to_owned()];
+                    row.extend(rate.cells());
+                    row.push(hook.map_or_else(|| "–".to_owned(), |hook| to(hook.redirect())));
+                    row.push(hook.map_or_else(|| "–".to_owned(), |hook| to(hook.floor())));
+                    row.push(to(Contestant::Bridge));
+                    row
+                })
+                .collect();
+            table(
+                &format!("Packet rate, flows: {}", at.flows),
+                &[
+                    "",
+                    "Mpps",
+                    "spread",
+                    "loss",
+                    "of no-op",
+                    "of floor",
+                    "× bridge",
+                ],
+                &rows,
             );
         }
     }
-    Ok(())
+
+    /// What the rates are to be.
+    pub fn aims(&self) -> Vec<Aim> {
+        use Contestant::{Bridge, FloorXdp, RedirectTc, RedirectXdp, VnetTc, VnetXdp};
+        let mut aims = Vec::new();
+        for at in &self.0 {
+            for (of, to, least) in [
+                (VnetXdp, RedirectXdp, 0.75),
+                (VnetXdp, FloorXdp, 0.9),
+                (VnetXdp, Bridge, 3.5),
+                (VnetTc, RedirectTc, 0.85),
+                (VnetTc, Bridge, 1.5),
+            ] {
+                let Some(value) = at.ratio(of, to) else {
+                    continue;
+                };
+                let what = format!("{} / {}, flows: {}", of.title(), to.title(), at.flows);
+                let mut aim = Aim::new(what, value, Bound::AtLeast(least));
+                // Nobody forwards faster at a hook than a program that does nothing else.
+                let hook = of.hook().filter(|_| to == Bridge);
+                if let Some(most) = hook.and_then(|hook| at.ratio(hook.redirect(), Bridge)) {
+                    aim = aim.note(format!("no-op: {most:.2}"));
+                }
+                aims.push(aim);
+            }
+        }
+        aims
+    }
 }
