@@ -79,6 +79,8 @@ pub struct Expect {
     pub passes: bool,
     /// Reason and port of every drop that is counted.
     pub drops: Vec<(&'static str, &'static str)>,
+    /// The destination it leaves with, when that is another.
+    pub destination: Option<Mac>,
 }
 
 /// It leaves by one port.
@@ -116,6 +118,13 @@ impl Expect {
     #[must_use]
     pub fn and_passes(mut self) -> Self {
         self.passes = true;
+        self
+    }
+
+    /// It leaves with another destination.
+    #[must_use]
+    pub fn readdressed(mut self, to: Mac) -> Self {
+        self.destination = Some(to);
         self
     }
 

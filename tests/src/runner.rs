@@ -192,7 +192,10 @@ fn check(
         expect.sent
     );
     for (sent, (name, tags)) in sent.iter().zip(&expected) {
-        let wire = spec.wire(tags);
+        let mut wire = spec.wire(tags);
+        if let Some(destination) = expect.destination {
+            wire[..6].copy_from_slice(&destination);
+        }
         let seen = sent.wire.as_deref().unwrap_or_default();
         ensure!(
             seen == wire || spec.is_cut() && wire.starts_with(seen),

@@ -1,5 +1,7 @@
 //! What the datapath knows of a port.
 
+use crate::Mac;
+
 /// Kind of a port. Zero is an unused slot, so that a zeroed map holds no ports.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,8 +84,8 @@ pub struct PortConf {
     pub peer_slot: u16,
     /// Segment of untagged frames, or [`crate::NO_SEGMENT`].
     pub native_segment: u16,
-    /// Always zero.
-    pub reserved: u16,
+    /// The interface's address: of a port with the host behind it, the one that its stack takes.
+    pub mac: Mac,
 }
 
 impl PortConf {
@@ -107,4 +109,4 @@ pub struct StormState {
 }
 
 crate::pod!(PortConf, StormState);
-const _: () = assert!(size_of::<PortConf>() == 36, "no padding");
+const _: () = assert!(size_of::<PortConf>() == 40, "no padding");

@@ -35,6 +35,8 @@ pub struct Plan {
     pub source: Source,
     /// Where it leaves, for [`Fate::Forward`].
     pub exit: Exit,
+    /// It is for one of the host's addresses, and the stack behind the exit takes another.
+    pub readdress: bool,
     /// Its header.
     pub frame: Frame,
 }
@@ -175,6 +177,7 @@ impl Plan {
             to_stack: false,
             mark: false,
         },
+        readdress: false,
         frame: Frame::EMPTY,
     };
 }
@@ -303,6 +306,8 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         }
         Ok(vid) => {
             plan.exit = Exit::to(target);
+            plan.readdress =
+                plan.exit.to_stack && entry.flags & FDB_LOCAL != 0 && target.mac != plan.frame.dst;
             Verdict::forward(target.slot, vid)
         }
         Err(Refused::NotMember) => unknown,

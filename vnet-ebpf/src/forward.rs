@@ -1,6 +1,6 @@
 //! Carries a settled plan out: edits the tag and sends the frame, to one port or to many.
 
-use vnet_common::{DropReason, PortConf, StormKind};
+use vnet_common::{DropReason, Mac, PortConf, StormKind};
 
 use crate::{
     decide::{Fate, Origin, Path, Plan, is_other_side, is_stack, pass},
@@ -15,6 +15,8 @@ use crate::{
 pub trait Packet {
     /// Replaces the outer tag `from` by `to`. False when the kernel refuses.
     fn retag(&mut self, from: Tag, to: Tag) -> bool;
+    /// Gives the frame another destination. False when the kernel refuses.
+    fn readdress(&mut self, to: Mac) -> bool;
     /// Sends a copy and keeps the frame. False when the kernel refuses.
     fn send_copy(&mut self, to: Exit) -> bool;
 }
@@ -74,10 +76,23 @@ pub fn forward<T: Effects + ?Sized, P: Packet>(
                 tables.count_drop(slot, DropReason::KernelRefused, packets);
                 return Some(Action::Drop);
             }
+            if plan.readdress && !readdress(plan, tables, packet) {
+                tables.count_drop(slot, DropReason::KernelRefused, packets);
+                return Some(Action::Drop);
+            }
             tables.count_tx(slot, packets, meta.len);
             Action::Redirect(plan.exit)
         }
     })
+}
+
+/// Gives a frame for one of the host's addresses the one of the stack behind the exit, which takes
+/// no other: a member NIC's own address is not the switch device's. False when the kernel refuses.
+#[inline(always)]
+fn readdress<T: Effects + ?Sized, P: Packet>(plan: &Plan, tables: &T, packet: &mut P) -> bool {
+    tables
+        .port(plan.generation, plan.verdict.slot)
+        .is_some_and(|port| packet.readdress(port.mac))
 }
 
 /// A port that is to get a flooded frame.

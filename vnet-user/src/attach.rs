@@ -4,10 +4,13 @@
 use std::{fs, io};
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::{
-    LinkOrder, TcAttachType, XdpMode,
-    links::{FdLink, PinnedLink},
-    tc::{self, NlOptions, TcAttachOptions},
+use aya::{
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode,
+        links::{FdLink, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
+    },
+    sys::NetlinkError,
 };
 
 use crate::datapath::{
@@ -70,6 +73,10 @@ pub fn tc_kind() -> Result<&'static str> {
 /// Priority of our clsact filters: before those of others that name none.
 const CLSACT_PRIORITY: u16 = 1;
 
+/// Handle of our clsact filters: always the same, so that one is found again and replaced, and no
+/// small number, which the kernel gives to filters that name none.
+const CLSACT_HANDLE: u32 = u32::from_be_bytes(*b"vnet");
+
 /// Attaches the program of `hook`. Nothing happens when it is attached.
 pub fn attach_tc(pins: &Pins, hook: TcHook, name: &str, ifindex: u32) -> Result<()> {
     let doing = || format!("attaching to TC {} of {name}", hook.name());
@@ -89,28 +96,40 @@ pub fn attach_tc(pins: &Pins, hook: TcHook, name: &str, ifindex: u32) -> Result<
             .with_context(|| format!("pinning the link {}", pin.display()))?;
         return Ok(());
     }
+    attach_clsact(&mut program, hook, name).with_context(doing)
+}
+
+fn attach_clsact(program: &mut SchedClassifier, hook: TcHook, name: &str) -> Result<()> {
     match tc::qdisc_add_clsact(name) {
-        Ok(()) => {}
-        Err(tc::TcError::NetlinkError(error)) if is_there_already(&error.to_string()) => {}
-        Err(error) => return Err(error).with_context(|| format!("adding clsact to {name}")),
+        Err(tc::TcError::NetlinkError(error)) if is_there_already(&error) => {}
+        result => result.with_context(|| format!("adding clsact to {name}"))?,
     }
-    // A filter lives until it is taken away: one of an earlier `up` is replaced.
-    detach_clsact(hook, name)?;
+    let (priority, handle, classid) = (CLSACT_PRIORITY, CLSACT_HANDLE.into(), None);
     let options = TcAttachOptions::Netlink(NlOptions {
-        priority: CLSACT_PRIORITY,
-        ..NlOptions::default()
+        priority,
+        handle,
+        classid,
     });
-    let id = program
-        .attach_with_options(name, hook.attach_type(), options)
-        .with_context(doing)?;
-    let link = program.take_link(id).with_context(doing)?;
+    let id = match program.attach_with_options(name, hook.attach_type(), options) {
+        // A filter outlives the command that made it. It is replaced in place: no frame sees the
+        // interface without.
+        Err(ProgramError::TcError(tc::TcError::NetlinkError(error)))
+            if is_there_already(&error) =>
+        {
+            let hook = hook.attach_type();
+            let there = SchedClassifierLink::attached(name, hook, priority, handle, classid)?;
+            program.attach_to_link(there)?
+        }
+        result => result?,
+    };
+    let link = program.take_link(id)?;
     // Dropping it would take the filter away.
     std::mem::forget(link);
     Ok(())
 }
 
-fn is_there_already(error: &str) -> bool {
-    error.contains("os error 17") || error.contains("File exists")
+fn is_there_already(error: &NetlinkError) -> bool {
+    error.raw_os_error() == Some(libc::EEXIST)
 }
 
 fn detach_clsact(hook: TcHook, name: &str) -> Result<()> {

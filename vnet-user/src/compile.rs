@@ -105,7 +105,16 @@ pub fn compile(config: &Config, facts: &Facts) -> Result<Image, Error> {
 
     let mut members: BTreeMap<u16, Vec<Member>> = BTreeMap::new();
     for (port, interface) in &present {
-        add_port(&mut image, &mut members, config, facts, &segments, &slots, port, interface);
+        add_port(
+            &mut image,
+            &mut members,
+            config,
+            facts,
+            &segments,
+            &slots,
+            port,
+            interface,
+        );
     }
     for (name, segment) in &segments {
         let in_segment = members.remove(segment).unwrap_or_default();
@@ -245,7 +254,10 @@ fn assign_slots(
     Ok(slots)
 }
 
-#[expect(clippy::too_many_arguments, reason = "one place in a pass over many tables")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one place in a pass over many tables"
+)]
 fn add_port(
     image: &mut Image,
     members: &mut BTreeMap<u16, Vec<Member>>,
@@ -334,7 +346,17 @@ fn add_port(
             NO_SLOT
         },
         native_segment,
-        reserved: 0,
+        mac: interface.mac,
+    };
+    let device_slot = (port.uplink && interface.member)
+        .then_some(conf.peer_slot)
+        .filter(|slot| *slot != NO_SLOT);
+    let device_carries = |network: &str| {
+        config
+            .all_ports(&facts.switch)
+            .iter()
+            .find(|port| port.name == facts.switch)
+            .is_some_and(|device| config.carried(device).carries(network))
     };
     let mut sides = vec![conf];
     if outside {
@@ -377,6 +399,14 @@ fn add_port(
                 image
                     .fdb
                     .insert((interface.mac, segment), (side.slot, FDB_LOCAL));
+            } else if port.uplink
+                && let Some(device) = device_slot.filter(|_| device_carries(&network.network))
+            {
+                // A member NIC's own address is the host's too: the switch device takes it.
+                image
+                    .fdb
+                    .entry((interface.mac, segment))
+                    .or_insert((device, FDB_LOCAL));
             }
         }
     }

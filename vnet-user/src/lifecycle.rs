@@ -26,11 +26,10 @@ pub fn check_host(session: &Session) -> Result<(), Error> {
     privileges::check(&doing())?;
     kernel::check().map_err(|error| Error::from(error.context(doing())))?;
     if !bpffs::is_pin_name(session.switch()) {
-        return Err(Error::new(
-            doing(),
-            "the BPF file system takes no names with a dot",
-        )
-        .mend("choose a switch name without one"));
+        return Err(
+            Error::new(doing(), "the BPF file system takes no names with a dot")
+                .mend("choose a switch name without one"),
+        );
     }
     bpffs::ensure_mounted(session.bpffs()).map_err(|error| Error::from(error.context(doing())))?;
     if let Some(other) = session.pins().foreign().first() {

@@ -69,14 +69,17 @@ pub fn check(name: &str, role: Role, link: &Link, device: &Link) -> Result<(), E
     if let Some(master) = link.master
         && master != device.index
     {
-        return Err(
-            Error::new(doing, format_args!("it is a member of the interface with index {master}"))
-                .mend(format!("ip link set {name} nomaster")),
-        );
+        return Err(Error::new(
+            doing,
+            format_args!("it is a member of the interface with index {master}"),
+        )
+        .mend(format!("ip link set {name} nomaster")));
     }
     if role == Role::Vm && link.kind == LinkKind::Bridge {
-        return Err(Error::new(doing, "it is a bridge, and a bridge cannot be in a bridge")
-            .mend("connect the two with a veth pair"));
+        return Err(
+            Error::new(doing, "it is a bridge, and a bridge cannot be in a bridge")
+                .mend("connect the two with a veth pair"),
+        );
     }
     Ok(())
 }
@@ -199,8 +202,9 @@ pub fn attach(
     if wanted.role == Role::Uplink {
         // Frames that the NIC merged cannot be sent on.
         if ethtool::get(name).is_ok_and(|features| features.lro) {
-            ethtool::set_lro(name, false)
-                .with_context(|| format!("switching LRO off on {name}; ethtool -K {name} lro off"))?;
+            ethtool::set_lro(name, false).with_context(|| {
+                format!("switching LRO off on {name}; ethtool -K {name} lro off")
+            })?;
             run.lro_off = true;
         }
     }
@@ -262,10 +266,12 @@ pub fn apply_xdp(
         }
         Err(error) if mode == Mode::Xdp => {
             let _ = detach_xdp(pins, name, run);
-            Err(Error::from(error.context(format!("using XDP on {name}"))).mend(
-                "the driver must have native XDP, with no other XDP program and an MTU that it \
+            Err(
+                Error::from(error.context(format!("using XDP on {name}"))).mend(
+                    "the driver must have native XDP, with no other XDP program and an MTU that it \
                  takes; --mode auto does without",
-            ))
+                ),
+            )
         }
         Err(error) => {
             detach_xdp(pins, name, run)?;
@@ -356,7 +362,13 @@ pub fn release(pins: &Pins, links: &Links, name: &str, run: &mut PortRun) -> Res
     }
     for hook in std::mem::take(&mut run.hooks) {
         if let Some(hook) = TcHook::by_name(&hook) {
-            keep(attach::detach_tc(pins, hook, name, run.ifindex, link.is_some()));
+            keep(attach::detach_tc(
+                pins,
+                hook,
+                name,
+                run.ifindex,
+                link.is_some(),
+            ));
         }
     }
     if let Some(link) = &link {

@@ -39,7 +39,10 @@ pub fn sync(
         state,
         warnings: plan.warnings.clone(),
     };
-    if let Err(error) = run.carry_out(&plan, new).and_then(|()| run.follow_device(&plan, new)) {
+    if let Err(error) = run
+        .carry_out(&plan, new)
+        .and_then(|()| run.follow_device(&plan, new))
+    {
         run.undo(&before, old);
         return Err(error);
     }
@@ -162,7 +165,9 @@ fn check_owners(
         }
         for port in &config.ports {
             let taken = state.ports.get(&port.name).is_some_and(|run| {
-                by_name.get(&port.name).is_some_and(|link| link.index == run.ifindex)
+                by_name
+                    .get(&port.name)
+                    .is_some_and(|link| link.index == run.ifindex)
             });
             if taken {
                 return Err(Error::new(
@@ -218,7 +223,11 @@ impl Run<'_> {
         self.release_others(plan, |run| run.kind == Role::Uplink.name())?;
         self.publish(&plan.image)?;
         self.release_others(plan, |_| true)?;
-        let fresh = plan.ports.iter().filter(|p| !self.state.ports.contains_key(&p.name)).count();
+        let fresh = plan
+            .ports
+            .iter()
+            .filter(|p| !self.state.ports.contains_key(&p.name))
+            .count();
         let _short = (fresh >= MANY_PORTS).then(ShortGracePeriods::begin);
         for wanted in &plan.ports {
             self.attach(plan, wanted, config.mode)?;
@@ -314,7 +323,11 @@ impl Run<'_> {
         let buckets = self.state.sizes.buckets();
         let slots = slot_names(image);
         let gone = changed(&self.state.slots, &slots);
-        let empty: Vec<u16> = gone.iter().copied().filter(|slot| !slots.contains_key(slot)).collect();
+        let empty: Vec<u16> = gone
+            .iter()
+            .copied()
+            .filter(|slot| !slots.contains_key(slot))
+            .collect();
         counters::end(pins, &empty)?;
         for slot in gone {
             let what = ControlRequest {
@@ -350,17 +363,15 @@ impl Run<'_> {
             .collect();
         for name in fresh {
             if let Some(mut run) = self.state.ports.remove(&name)
-                && let Err(error) =
-                    ports::release(self.session.pins(), self.links, &name, &mut run)
+                && let Err(error) = ports::release(self.session.pins(), self.links, &name, &mut run)
             {
                 log::warn!("releasing {name} again: {error:#}");
             }
         }
-        let restored = Plan::make(self.session, self.links, &self.state, old)
-            .and_then(|plan| {
-                self.carry_out(&plan, old)?;
-                self.follow_device(&plan, old)
-            });
+        let restored = Plan::make(self.session, self.links, &self.state, old).and_then(|plan| {
+            self.carry_out(&plan, old)?;
+            self.follow_device(&plan, old)
+        });
         if let Err(error) = restored {
             log::warn!("bringing back the configuration before: {error}");
         }

@@ -24,10 +24,10 @@ enum Cli {
     Setup,
     /// Build target/release/vnet-user.
     Build,
-    /// Run every test, or those whose names contain a FILTER (as root).
+    /// Run every test, or those whose names contain FILTER (as root).
     Test {
-        /// Parts of test names.
-        filters: Vec<String>,
+        /// Part of test names.
+        filter: Option<String>,
     },
     /// Measure vnet and what it is compared with (as root): `bench l2`, `bench l2 --help`.
     #[command(disable_help_flag = true)]
@@ -93,7 +93,7 @@ fn dispatch(command: Cli) -> Result<()> {
             println!("{}", build_cmd::build()?.display());
             Ok(())
         }
-        Cli::Test { filters } => test_cmd::test(&filters),
+        Cli::Test { filter } => test_cmd::test(filter.as_deref()),
         Cli::Bench { arguments } => bench_cmd::bench(&arguments),
         Cli::Run(RunArgs {
             iface: Some(iface),

@@ -9,8 +9,8 @@ use xtask::{
 
 use crate::build_cmd;
 
-/// Runs the tests whose names contain one of `filters`, all of them when there is none.
-pub(crate) fn test(filters: &[String]) -> Result<()> {
+/// Runs the tests whose names contain `filter`, all of them when there is none.
+pub(crate) fn test(filter: Option<&str>) -> Result<()> {
     setup::require_root("running the tests, which make network namespaces and load the datapath")?;
     setup::everything(setup::Report::Changes)?;
     let binary = build_cmd::build()?;
@@ -19,7 +19,7 @@ pub(crate) fn test(filters: &[String]) -> Result<()> {
     command
         .current_dir(workspace_root())
         .args(["test", "--workspace", "--"])
-        .args(filters)
+        .args(filter)
         .env("VNET_USER_BIN", &binary);
     println!(
         "test: VNET_USER_BIN={} {}",

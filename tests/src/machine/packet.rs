@@ -162,6 +162,11 @@ impl Packet for Skb<'_> {
         !to.is_some() || self.push(to)
     }
 
+    fn readdress(&mut self, to: vnet_common::Mac) -> bool {
+        self.bytes[..6].copy_from_slice(&to);
+        true
+    }
+
     fn send_copy(&mut self, exit: Exit) -> bool {
         self.mark(exit);
         let done = self.devices.get(&exit.ifindex).is_some_and(|(_, up)| *up);
@@ -202,6 +207,10 @@ impl Packet for Buffer {
             self.bytes = on_wire(&self.bytes, to);
         }
         true
+    }
+
+    fn readdress(&mut self, _to: vnet_common::Mac) -> bool {
+        false
     }
 
     fn send_copy(&mut self, _to: Exit) -> bool {

@@ -5,12 +5,12 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT},
     helpers::{
-        bpf_clone_redirect, bpf_loop, bpf_redirect, bpf_skb_pull_data, bpf_skb_vlan_pop,
-        bpf_skb_vlan_push,
+        bpf_clone_redirect, bpf_loop, bpf_redirect, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
-use vnet_common::DropReason;
+use vnet_common::{DropReason, Mac};
 use vnet_ebpf::{
     decide::{Plan, decide},
     forward::{Action, Exit, Flood, Packet, forward},
@@ -84,6 +84,12 @@ impl Packet for Skb {
             }
             !to.is_some() || bpf_skb_vlan_push(self.skb, to.tpid.to_be(), to.tci) == 0
         }
+    }
+
+    #[inline(always)]
+    fn readdress(&mut self, to: Mac) -> bool {
+        // SAFETY: the context is the program's and the buffer as long as is said.
+        unsafe { bpf_skb_store_bytes(self.skb.cast(), 0, to.as_ptr().cast(), 6, 0) == 0 }
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
+use vnet_common::Mac;
 use vnet_ebpf::{
     decide::{Fate, decide},
     forward::{Action, Exit, Packet, forward},
@@ -114,6 +115,12 @@ impl Packet for Buffer {
             (false, true) => self.push(to).is_some(),
             (false, false) => true,
         }
+    }
+
+    /// Never asked for: what is for the host goes up to TC.
+    #[inline(always)]
+    fn readdress(&mut self, _to: Mac) -> bool {
+        false
     }
 
     /// Never asked for: floods go up to TC.

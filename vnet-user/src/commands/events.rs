@@ -147,7 +147,14 @@ impl Row {
 impl Listing for Row {
     const PLURAL: &'static str = "events";
     const COLUMNS: &'static [&'static str] = &[
-        "TIME", "EVENT", "PORT", "FROM", "NETWORK", "MAC", "REASON", "HELD BACK",
+        "TIME",
+        "EVENT",
+        "PORT",
+        "FROM",
+        "NETWORK",
+        "MAC",
+        "REASON",
+        "HELD BACK",
     ];
 
     fn cells(&self) -> Vec<String> {

@@ -15,14 +15,19 @@ use crate::runtime::Session;
 pub fn run(session: &mut Session, output: &Output, args: StatsArgs) -> Result<(), Error> {
     let doing = "showing counters";
     let state = session.need_up(doing)?;
-    let known: Vec<&str> = state.slots.values().map(|(name, _)| name.as_str()).collect();
+    let known: Vec<&str> = state
+        .slots
+        .values()
+        .map(|(name, _)| name.as_str())
+        .collect();
     if let Some(port) = &args.port
         && !known.contains(&port.as_str())
     {
-        return Err(
-            Error::new(doing, format_args!("{port} is no attached port of the switch"))
-                .mend("vnet-user port list shows the ports"),
-        );
+        return Err(Error::new(
+            doing,
+            format_args!("{port} is no attached port of the switch"),
+        )
+        .mend("vnet-user port list shows the ports"));
     }
     let rows = read(session)?;
     let rows: Vec<Row> = rows

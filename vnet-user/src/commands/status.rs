@@ -101,7 +101,10 @@ impl SwitchRow {
             writeln!(text, "{name:<14}{value}")
                 .map_err(|error| Error::new("writing the status", error))
         };
-        line("switch", &format!("{} is up, device {}", self.name, self.device))?;
+        line(
+            "switch",
+            &format!("{} is up, device {}", self.name, self.device),
+        )?;
         line("mode", &format!("{:?}", self.mode).to_lowercase())?;
         let changes = if self.closes_at_next_change {
             ", changes with the next command"

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use vnet_common::{
-    ControlOp, ControlRequest, FdbBucket, FdbEntry, Mac,
-};
+use vnet_common::{ControlOp, ControlRequest, FdbBucket, FdbEntry, Mac};
 
 use super::{control::Control, maps, pins::Pins};
 

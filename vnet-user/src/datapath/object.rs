@@ -102,7 +102,11 @@ pub fn loader<'a>(_object: &[u8], sizes: &'a Sizes) -> EbpfLoader<'a> {
     loader.override_global("MAX_PORTS", &sizes.max_ports, true);
     // These two are worked out, so that the loader gets values that live long enough: leaked, a
     // dozen bytes once a process.
-    loader.override_global("MAX_MEMBERS", &*Box::leak(Box::new(sizes.max_members())), true);
+    loader.override_global(
+        "MAX_MEMBERS",
+        &*Box::leak(Box::new(sizes.max_members())),
+        true,
+    );
     loader.override_global("FDB_MASK", &*Box::leak(Box::new(sizes.buckets() - 1)), true);
     loader.override_global("FDB_SEED", &sizes.fdb_seed, true);
     loader

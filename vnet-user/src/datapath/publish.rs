@@ -10,7 +10,8 @@ use vnet_common::{
 };
 
 use super::{
-    counters, maps::{self, PortAliasKey},
+    counters,
+    maps::{self, PortAliasKey},
     object::Sizes,
     pins::Pins,
 };

@@ -22,7 +22,8 @@ const INITIAL_USER_NAMESPACE: &str = "user:[4026531837]";
 /// # Errors
 /// Says what needs them (`doing`), what is missing, and the mend.
 pub fn check(doing: &str) -> Result<(), Error> {
-    let missing = missing(effective().map_err(|error| Error::new(doing, format_args!("{error:#}")))?);
+    let missing =
+        missing(effective().map_err(|error| Error::new(doing, format_args!("{error:#}")))?);
     if !missing.is_empty() {
         let why = format!("this needs {}", missing.join(" and "));
         return Err(Error::new(doing, why).mend("run it with sudo"));
