@@ -24,7 +24,8 @@ pub fn check(setup: &Setup, frame: &Frame, outcome: &Outcome, counted: &Ledger) 
         let port = setup.exit_name(sent.ifindex, sent.to_stack);
         check_exit(setup, frame, sent).with_context(|| format!("at {port}"))?;
         if let Some(sent) = &sent.wire {
-            check_bytes(&wire, sent).with_context(|| format!("at {port}"))?;
+            check_bytes(&readdressed(setup, &wire, &port, sent), sent)
+                .with_context(|| format!("at {port}"))?;
             check_segment(setup, frame, &wire, &port, sent)
                 .with_context(|| format!("at {port}"))?;
         }
@@ -99,6 +100,21 @@ fn check_exit(setup: &Setup, frame: &Frame, sent: &Sent) -> Result<()> {
     let from_host = frame.hook == Hook::TcEgress;
     ensure!(!(from_host && sent.to_stack), "it goes from host to host");
     Ok(())
+}
+
+/// The frame as it came, but that what is for one of the host's addresses has at a port of the host
+/// the one that the stack takes there.
+fn readdressed(setup: &Setup, came: &[u8], port: &str, goes: &[u8]) -> Vec<u8> {
+    let mut came = came.to_vec();
+    let is_host = port == SWITCH || port.ends_with("/host");
+    let device = setup.devices.get(port.trim_end_matches("/host"));
+    if let (true, Some(device)) = (is_host, device)
+        && goes.starts_with(&device.mac)
+        && setup.devices.values().any(|d| came.starts_with(&d.mac))
+    {
+        came[..6].copy_from_slice(&device.mac);
+    }
+    came
 }
 
 /// Nothing changes but the outer tag, of which priority, drop eligibility and TPID stay.

@@ -18,15 +18,18 @@ ip() { /usr/sbin/ip \"$@\"; }
 tc() { /usr/sbin/tc \"$@\"; }
 ";
 
-/// The kernel's modules, and two VMs: each has the host's end `vmN` and a namespace `nsN`.
+/// The kernel's modules, two VMs and a machine behind the uplink: each has the host's end of its
+/// cable, the port, and a namespace `nsN`.
 const HOST: &str = "\
 for module in bridge veth sch_ingress cls_bpf; do
     modprobe $module
 done
-for n in 1 2; do
+for n in 1 2 3; do
+    port=vm$n
+    [ $n = 3 ] && port=up0
     ip netns add ns$n
-    ip link add vm$n type veth peer name eth0 netns ns$n
-    ip link set vm$n up
+    ip link add $port type veth peer name eth0 netns ns$n
+    ip link set $port up
     ip -n ns$n link set eth0 address 52:54:00:00:01:0$n up
     ip -n ns$n addr add 10.1.0.$n/24 dev eth0
     ip -n ns$n addr add fd01::$n/64 dev eth0 nodad
@@ -105,7 +108,7 @@ fn the_switch_runs_on_linux_6_1_by_clsact() {
     let release = machine.sh("uname -r");
     assert!(release.starts_with("6.1."), "{release}");
     machine.sh(HOST);
-    machine.sh("vnet-user up");
+    machine.sh("vnet-user up --uplink up0");
     machine.sh("vnet-user port add vm1");
     machine.sh("vnet-user port add vm2");
 
@@ -122,8 +125,11 @@ fn the_switch_runs_on_linux_6_1_by_clsact() {
     }
     assert_eq!(hooks("vsw0"), Some(["clsact egress"].as_slice().into()));
     assert_eq!(machine.filters("vsw0"), 1);
+    let both = ["clsact ingress", "clsact egress"];
+    assert_eq!(hooks("up0"), Some(both.as_slice().into()));
+    assert_eq!(machine.filters("up0"), 2);
 
-    for (from, to) in [("ns1", 2), ("ns2", 1)] {
+    for (from, to) in [("ns1", 2), ("ns2", 1), ("ns1", 3), ("ns3", 2)] {
         for address in [format!("10.1.0.{to}"), format!("fd01::{to}")] {
             assert!(machine.reaches(from, &address), "{from} to {address}");
         }
@@ -140,7 +146,7 @@ fn the_switch_runs_on_linux_6_1_by_clsact() {
     assert!(machine.reaches("ns1", "10.1.0.2"));
 
     machine.sh("vnet-user down");
-    for interface in ["vm1", "vm2"] {
+    for interface in ["vm1", "vm2", "up0"] {
         assert_eq!(machine.filters(interface), 0, "{interface}");
     }
     let left = "ls -d /sys/fs/bpf/vnet/vsw0 /sys/class/net/vsw0 2>/dev/null || true";

@@ -1,7 +1,8 @@
 //! Real virtual machines: two QEMU guests on taps of one switch, with every offload that virtio-net
 //! has, and a physical host behind the uplink.
 //!
-//! One boot serves all of it; each step leaves the switch as it found it.
+//! One boot serves all of it; each step leaves the switch as it found it. Without QEMU or the image
+//! that `cargo xtask setup` makes, these tests fail.
 
 use std::{
     fs,
@@ -30,7 +31,7 @@ const BULK: usize = 12 << 20;
 /// The longest frame with an MTU of 1500.
 const FRAME: usize = 1514;
 
-/// Where every MAC address's number is, see [`Mac::of`].
+/// The second guest's address.
 const TWO: Mac = Mac::of(2);
 
 /// The network `blue`'s VLAN.
@@ -67,12 +68,6 @@ impl Site {
             host,
         }
     }
-
-    /// Nothing was dropped, as nothing has to be here.
-    #[track_caller]
-    fn assert_no_drops(&self) {
-        assert_eq!(self.host.all_drops(), Vec::<String>::new());
-    }
 }
 
 /// A guest's addresses, by its place in [`Site::guests`].
@@ -90,7 +85,7 @@ fn in_url(address: IpAddr) -> String {
 
 /// Whether a ping of the guest is answered.
 fn guest_reaches(guest: &mut Guest, to: IpAddr) -> bool {
-    let done = guest.run(&format!("ping -c 2 -W 5 {to}")).unwrap();
+    let done = guest.run(&format!("ping -c 1 -W 5 {to}")).unwrap();
     done.success()
 }
 
@@ -107,9 +102,11 @@ fn real_guests_on_the_switch() {
     everybody_reaches_everybody(&mut site);
     pages_are_read(&mut site);
     bulk_arrives_unchanged(&mut site);
-    site.assert_no_drops();
     a_network_isolates_and_tags(&mut site);
     a_guest_reboots(&mut site);
+    // Nothing of all that was to be dropped: what is on another network has no way to go, and is
+    // no drop.
+    assert_eq!(site.host.all_drops(), Vec::<String>::new());
 }
 
 /// The bits of the virtio specification (5.1.3) that driver and device agreed on.

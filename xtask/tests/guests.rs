@@ -15,7 +15,7 @@ fn guests_talk_run_commands_and_reboot() {
         "making network namespaces needs root\n  mend: sudo -E cargo xtask test"
     );
     if let Err(why) = Guest::available() {
-        panic!("{why:#}\n  mend: cargo xtask setup");
+        panic!("{why:#}");
     }
     let netns = Netns::create(format!("vnet-guests-{}", std::process::id())).unwrap();
     netns.ip("link add br0 type bridge").unwrap();

@@ -3,7 +3,7 @@
 use std::{
     env,
     fmt::Write as _,
-    fs::File,
+    fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
     process::Command,
@@ -15,7 +15,8 @@ use xtask::{paths, process::output};
 
 use crate::sandbox::CONFIG_DIR;
 
-/// `vnet-user` with the global options of one switch, which is taken down with this value.
+/// `vnet-user` with the global options of one switch, which is taken down with this
+/// value, and its document removed.
 #[derive(Debug)]
 pub struct VnetUser {
     binary: PathBuf,
@@ -42,6 +43,10 @@ impl VnetUser {
         &self.switch
     }
 
+    fn document(&self) -> PathBuf {
+        Path::new(CONFIG_DIR).join(format!("{}.toml", self.switch))
+    }
+
     /// Runs it with the words of `words`; gives the time that it took.
     pub fn run(&self, words: &str) -> Result<Duration> {
         let began = Instant::now();
@@ -57,7 +62,7 @@ impl VnetUser {
 
     /// Writes ports into the document, as one would by hand; the next `up` takes them over.
     pub fn write_ports(&self, ports: &[String]) -> Result<()> {
-        let path = Path::new(CONFIG_DIR).join(format!("{}.toml", self.switch));
+        let path = self.document();
         let doing = || format!("writing ports into {}", path.display());
         let mut text = String::new();
         if !path.exists() {
@@ -77,5 +82,6 @@ impl Drop for VnetUser {
     fn drop(&mut self) {
         // What is left goes with the benchmarks' namespaces.
         let _ = self.run("down");
+        let _ = fs::remove_file(self.document());
     }
 }

@@ -28,12 +28,10 @@ impl Host {
     /// Starts a guest and returns while it still boots, so that several can boot at once.
     ///
     /// # Panics
-    /// When QEMU or the image is missing, or QEMU does not start: guests are never left out.
+    /// When QEMU or the image is missing (the message says what to do) or QEMU does not start: tests
+    /// with guests are never left out.
     #[must_use]
     pub fn boot(&self, config: GuestConfig) -> Guest {
-        if let Err(error) = Guest::available() {
-            panic!("{error:#}\n  mend: cargo xtask setup");
-        }
         match Guest::boot(config) {
             Ok(guest) => guest,
             Err(error) => panic!("{error:#}"),

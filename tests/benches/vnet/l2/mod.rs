@@ -126,7 +126,9 @@ pub fn run(options: &Options) -> Result<()> {
         results.aims.extend(up.aims());
         results.up = Some(up);
     }
-    report::print_aims(&results.aims);
+    if !results.aims.is_empty() {
+        report::print_aims(&results.aims);
+    }
     write(&results)
 }
 

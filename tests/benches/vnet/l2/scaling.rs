@@ -106,25 +106,34 @@ fn print(what: &str, points: &[Point]) {
     let kept = |contestant, size| -> Option<Rounds> {
         Some(rate(contestant, size)?.over(rate(contestant, smallest)?))
     };
+    let floor_of = |contestant: Contestant| {
+        let floor = contestant.hook()?.floor();
+        (floor != contestant).then_some(floor)
+    };
+    let with_floor = points.iter().any(|point| {
+        let floor = floor_of(point.contestant);
+        floor.is_some_and(|floor| rate(floor, smallest).is_some())
+    });
     let rows: Vec<_> = points
         .iter()
         .map(|point| {
             let kept_here = kept(point.contestant, point.size);
-            let floor = point.contestant.hook().map(|hook| hook.floor());
-            let floor = floor.filter(|&floor| floor != point.contestant);
+            let floor = floor_of(point.contestant);
             let kept_floor = floor.and_then(|floor| kept(floor, point.size));
             let to_floor = kept_here.as_ref().zip(kept_floor.as_ref());
             let mut row = vec![format!("{}, {}", point.contestant.title(), point.size)];
             row.extend(point.rate.cells());
             row.push(number(kept_here.as_ref().map(Rounds::median), 2));
-            row.push(number(to_floor.map(|(k, f)| k.over(f).median()), 2));
+            if with_floor {
+                row.push(number(to_floor.map(|(k, f)| k.over(f).median()), 2));
+            }
             row
         })
         .collect();
     let of_smallest = format!("of {smallest}");
-    table(
-        &format!("Packet rate by number of {what}"),
-        &["", "Mpps", "spread", "loss", &of_smallest, "of floor's"],
-        &rows,
-    );
+    let mut columns = vec!["", "Mpps", "spread", "loss", &of_smallest];
+    if with_floor {
+        columns.push("of floor's");
+    }
+    table(&format!("Packet rate by number of {what}"), &columns, &rows);
 }
