@@ -8,6 +8,10 @@
 //! | `floor_xdp`, `floor_tc` | XDP, TC ingress | the lookups and counters that no switch can do without, and nothing else |
 #![no_std]
 #![no_main]
+#![allow(
+    missing_docs,
+    reason = "aya's macros make entry points of their own, without"
+)]
 
 use aya_ebpf::{
     Global,

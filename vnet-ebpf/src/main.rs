@@ -8,6 +8,10 @@
 //! | `control` | none; BPF_PROG_TEST_RUN | requests of userspace |
 #![no_std]
 #![no_main]
+#![allow(
+    missing_docs,
+    reason = "aya's macros make entry points of their own, without"
+)]
 #![expect(
     internal_features,
     reason = "the BPF target has atomic add but core's atomics lack fetch_add there"
@@ -46,7 +50,7 @@ pub fn xdp_uplink(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn control(ctx: TcContext) -> i32 {
     kernel::control::run(&ctx);
-    TC_ACT_OK as i32
+    TC_ACT_OK
 }
 
 /// As `tc_ingress`, for BPF_PROG_TEST_RUN: see `vnet_ebpf::testing`.

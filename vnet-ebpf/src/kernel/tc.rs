@@ -191,7 +191,7 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
         },
     };
     match action {
-        Action::Pass => TC_ACT_OK as i32,
+        Action::Pass => TC_ACT_OK,
         Action::Drop => TC_ACT_SHOT,
         Action::Redirect(exit) => {
             skb.mark(exit);
