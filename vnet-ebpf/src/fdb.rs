@@ -321,6 +321,12 @@ fn insert<B: Buckets + ?Sized>(
                 return Learned::New;
             }
             Place::Raced => return Learned::Refreshed,
+            Place::Replaced => {
+                if let Some(old) = evicted {
+                    table.add_port_count(old, -1);
+                }
+                return Learned::New;
+            }
             Place::NoRoom => return Learned::TableFull,
             Place::Overflowed => {}
         }
@@ -334,6 +340,8 @@ enum Place {
     Taken,
     /// Another CPU put the same key meanwhile.
     Raced,
+    /// A configured address took the place of the same one, learned meanwhile.
+    Replaced,
     NoRoom,
     Overflowed,
 }
@@ -359,7 +367,19 @@ unsafe fn place(
         unsafe {
             let word = ptr::read_volatile(key_word(bucket, i));
             if word == key.word {
-                return (Place::Raced, None);
+                // Another CPU learned it meanwhile. What is configured takes its place.
+                if flags == 0 {
+                    return (Place::Raced, None);
+                }
+                let e = entry(bucket, i);
+                let learned_at = if (*e).is_static() {
+                    None
+                } else {
+                    Some((*e).slot)
+                };
+                (*e).slot = slot;
+                (*e).flags = flags;
+                return (Place::Replaced, learned_at);
             }
             if word == 0 {
                 // The first free place: lookups look there first.

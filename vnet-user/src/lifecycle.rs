@@ -14,7 +14,7 @@ use crate::datapath::{
     pins::ignore_absent,
 };
 use crate::error::Error;
-use crate::host::{Link, LinkKind, Links, bpffs, kernel, netns, privileges, sysctl};
+use crate::host::{Link, LinkKind, Links, bpffs, kernel, netns, privileges, signals::Held, sysctl};
 use crate::ports;
 use crate::runtime::Session;
 use crate::state::{self, RunState};
@@ -31,7 +31,16 @@ pub fn check_host(session: &Session) -> Result<(), Error> {
                 .mend("choose a switch name without one"),
         );
     }
-    bpffs::ensure_mounted(session.bpffs()).map_err(|error| Error::from(error.context(doing())))?;
+    let mounted = bpffs::ensure_mounted(session.bpffs())
+        .map_err(|error| Error::from(error.context(doing())))?;
+    if mounted && bpffs::mount_namespace_is_private() == Some(true) {
+        return Err(Error::new(
+            doing(),
+            "this process has mounts of its own, as under `ip netns exec`: what is pinned there \
+             would go when it ends",
+        )
+        .mend("name the network namespace with --netns, or mount a BPF file system first"));
+    }
     if let Some(other) = session.pins().foreign().first() {
         return Err(Error::new(
             doing(),
@@ -129,6 +138,7 @@ fn begin(session: &mut Session, config: &Config) -> Result<RunState, Error> {
     let mut state = RunState {
         netns: (here.dev, here.ino),
         created_device: created,
+        device: device.index,
         sizes,
         object: object::object_id(),
         image: String::new(),
@@ -199,6 +209,15 @@ fn random_seed() -> Result<u64, Error> {
 /// The host answers ARP for an address only on the interface that holds it: with the kernel's
 /// defaults an uplink outside the switch and the switch device would both answer.
 fn set_sysctls(switch: &str, state: &mut RunState) -> Result<()> {
+    if state.created_device {
+        // Router advertisements of the uplink's network reach the host by the uplink; a second
+        // address and default route by the switch device is nothing that anyone asked for.
+        let path = sysctl::ipv6_conf(switch, "accept_ra")?;
+        if path.exists() {
+            sysctl::set(&path, "0")
+                .with_context(|| format!("setting up the switch device {switch}"))?;
+        }
+    }
     for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
         let path = sysctl::ipv4_conf(switch, key)?;
         let before = sysctl::set(&path, value)
@@ -232,6 +251,7 @@ fn refresh_programs(session: &mut Session) -> Result<(), Error> {
 /// Takes the switch down: ports given back, datapath unloaded, device deleted when `up` made it.
 /// Goes on after an error and tells the first.
 pub fn down(session: &mut Session) -> Result<(), Error> {
+    let _held = Held::begin();
     let links = Links::open()?;
     let mut first: Result<()> = Ok(());
     let mut keep = |result: Result<()>| {
@@ -255,8 +275,11 @@ pub fn down(session: &mut Session) -> Result<(), Error> {
         }
         if state.created_device {
             match links.by_name(session.switch()) {
-                Ok(Some(device)) => keep(links.delete(device.index)),
-                Ok(None) => {}
+                // A device of the same name that somebody made since is not ours.
+                Ok(Some(device)) if device.index == state.device => {
+                    keep(links.delete(device.index));
+                }
+                Ok(_) => {}
                 Err(error) => keep(Err(error)),
             }
         }

@@ -208,6 +208,7 @@ pub fn attach(
             run.lro_off = true;
         }
     }
+    let fresh = run.hooks.is_empty();
     let hooks: &[TcHook] = match wanted.role {
         Role::Vm => &[TcHook::Ingress],
         Role::Device => &[TcHook::Egress],
@@ -228,8 +229,10 @@ pub fn attach(
         links.set_promiscuous(link.index, true)?;
         run.made_promiscuous = true;
     }
-    if !link.up {
+    // Once: a port that is taken down later is meant to be.
+    if fresh && !link.up {
         links.set_up(link.index, true)?;
+        run.made_up = true;
     }
     Ok(())
 }
@@ -338,9 +341,11 @@ pub fn set_closed(links: &Links, link: &Link, closed: bool, run: &mut PortRun) -
 /// Gives a port's interface back as it was. Goes on after an error and tells the first.
 pub fn release(pins: &Pins, links: &Links, name: &str, run: &mut PortRun) -> Result<()> {
     let link = match links.by_index(run.ifindex) {
-        Ok(Some(link)) if link.name == name => Some(link),
-        _ => None,
+        // By its index: it may have another name by now.
+        Ok(link) => link,
+        Err(_) => None,
     };
+    let name = link.as_ref().map_or(name, |link| link.name.as_str());
     let mut first = Ok(());
     let mut keep = |result: Result<()>| {
         if first.is_ok() {
@@ -374,6 +379,9 @@ pub fn release(pins: &Pins, links: &Links, name: &str, run: &mut PortRun) -> Res
     if let Some(link) = &link {
         if std::mem::take(&mut run.made_promiscuous) {
             keep(links.set_promiscuous(link.index, false).map(|_| ()));
+        }
+        if std::mem::take(&mut run.made_up) && run.kind != Role::Device.name() {
+            keep(links.set_up(link.index, false));
         }
         if std::mem::take(&mut run.lro_off) {
             keep(ethtool::set_lro(name, true).map(|_| ()));

@@ -13,12 +13,15 @@ use serde::{Deserialize, Serialize};
 use crate::datapath::object::Sizes;
 
 /// A running switch's state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunState {
     /// Device and inode of the network namespace that the switch is in.
     pub netns: (u64, u64),
     /// The switch device was made by `up`, not adopted.
     pub created_device: bool,
+    /// The switch device's interface index.
+    pub device: u32,
     /// Sizes of the maps.
     pub sizes: Sizes,
     /// The object whose programs are attached.
@@ -39,6 +42,7 @@ pub struct RunState {
 
 /// How a port is attached, and what was changed for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PortRun {
     /// Interface index.
     pub ifindex: u32,
@@ -48,6 +52,8 @@ pub struct PortRun {
     pub member: bool,
     /// vnet made it a member.
     pub enslaved: bool,
+    /// vnet set it up.
+    pub made_up: bool,
     /// vnet made it promiscuous.
     pub made_promiscuous: bool,
     /// vnet switched LRO off.

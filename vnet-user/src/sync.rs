@@ -223,6 +223,9 @@ impl Run<'_> {
         self.release_others(plan, |run| run.kind == Role::Uplink.name())?;
         self.publish(&plan.image)?;
         self.release_others(plan, |_| true)?;
+        // Before any port is attached: an uplink that does not know the host's own address would
+        // flood what is for the host.
+        self.settle_fdb(&plan.image)?;
         let fresh = plan
             .ports
             .iter()
@@ -230,10 +233,13 @@ impl Run<'_> {
             .count();
         let _short = (fresh >= MANY_PORTS).then(ShortGracePeriods::begin);
         for wanted in &plan.ports {
-            self.attach(plan, wanted, config.mode)?;
+            let attached = self.attach(plan, wanted, config.mode);
+            // On record port by port: whatever ends this process, `down` can undo what was done.
+            self.state
+                .save(self.session.run_dir(), self.session.switch())?;
+            attached?;
         }
-        self.close(plan, config)?;
-        self.settle_fdb(&plan.image)
+        self.close(plan, config)
     }
 
     /// A bridge whose address nobody set takes another one as members come and go, and the tables
@@ -257,9 +263,16 @@ impl Run<'_> {
             .map(|(name, _)| name.clone())
             .collect();
         for name in stale {
-            if let Some(mut run) = self.state.ports.remove(&name) {
-                ports::release(self.session.pins(), self.links, &name, &mut run)
-                    .with_context(|| format!("releasing the port {name}"))?;
+            let Some(mut run) = self.state.ports.remove(&name) else {
+                continue;
+            };
+            let released = ports::release(self.session.pins(), self.links, &name, &mut run);
+            if let Err(error) = released {
+                // What is left of it stays on record.
+                self.state.ports.insert(name.clone(), run);
+                return Err(Error::from(
+                    error.context(format!("releasing the port {name}")),
+                ));
             }
         }
         Ok(())

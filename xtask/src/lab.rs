@@ -281,7 +281,7 @@ impl Shown {
             vm3.netns(host)
         );
         println!("  lab port set tap2 --network default   # and back");
-        println!("  lab fdb list; lab port list; lab config export");
+        println!("  lab fdb list; lab port list; lab events");
         println!(
             "  nsenter --net=/run/netns/{} curl http://10.77.0.1/",
             phys.netns(host)

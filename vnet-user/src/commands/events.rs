@@ -147,7 +147,7 @@ impl Row {
 impl Listing for Row {
     const PLURAL: &'static str = "events";
     const COLUMNS: &'static [&'static str] = &[
-        "TIME",
+        "TIME UTC",
         "EVENT",
         "PORT",
         "FROM",

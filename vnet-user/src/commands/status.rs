@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::cli::Format;
 use crate::commands::load;
 use crate::config::{FailMode, Mode};
-use crate::datapath::object;
-use crate::error::Error;
+use crate::datapath::{maps, object};
+use crate::error::{Doing as _, Error};
 use crate::host::Links;
 use crate::output::{Listing, Output, or_dash, print};
 use crate::runtime::{PortState, Session};
@@ -49,7 +49,14 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
             note: run.map(|run| run.note.clone()).unwrap_or_default(),
         });
     }
+    let addresses = maps::array::<u32>(session.pins(), "fdb_count")
+        .and_then(|map| Ok(map.get(&0, 0)?))
+        .doing(|| "reading the FDB's occupancy".into())?;
     let row = SwitchRow {
+        addresses,
+        addresses_limit: config.settings.fdb_size.min(state.sizes.fdb_size),
+        slots: state.slots.len(),
+        slots_limit: state.sizes.max_ports - 1,
         name: session.switch().to_owned(),
         state: "up",
         mode: config.mode,
@@ -88,6 +95,10 @@ struct SwitchRow {
     device: &'static str,
     pins: String,
     programs: &'static str,
+    addresses: u32,
+    addresses_limit: u32,
+    slots: usize,
+    slots_limit: u32,
     tables_need_restart: bool,
     #[serde(skip)]
     closes_at_next_change: bool,
@@ -121,6 +132,14 @@ impl SwitchRow {
         )?;
         line("pins", &self.pins)?;
         line("programs", self.programs)?;
+        line(
+            "addresses",
+            &format!("{} of {}", self.addresses, self.addresses_limit),
+        )?;
+        line(
+            "port slots",
+            &format!("{} of {}", self.slots, self.slots_limit),
+        )?;
         if self.tables_need_restart {
             line("tables", "new sizes take effect after `down` and `up`")?;
         }

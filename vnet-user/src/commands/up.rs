@@ -15,7 +15,17 @@ pub fn run(session: &mut Session, output: &Output, args: UpArgs) -> Result<(), E
     lifecycle::check_host(session)?;
     let links = Links::open()?;
     for uplink in &args.uplink {
-        if links.by_name(uplink)?.is_none() {
+        let found = links.by_name(uplink)?;
+        if let Some(link) = &found
+            && link.name != *uplink
+        {
+            return Err(Error::new(
+                doing,
+                format_args!("{uplink} is another name of {}", link.name),
+            )
+            .mend(format!("up --uplink {}", link.name)));
+        }
+        if found.is_none() {
             return Err(
                 Error::new(doing, format_args!("there is no interface {uplink}"))
                     .mend("ip link shows the interfaces that there are"),

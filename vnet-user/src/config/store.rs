@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{Config, Invalid, document, merge};
 use crate::error::{Doing as _, Error};
+use crate::host::signals::Held;
 
 /// How long to wait for another command that changes the same switch.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -111,6 +112,8 @@ impl Store {
         edit: impl FnOnce(&mut Config) -> Result<(), Invalid>,
         sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
     ) -> Result<Edited, Error> {
+        // From here on the kernel and the document change together or not at all.
+        let _held = Held::begin();
         let (text, old) = self.read()?.unwrap_or_default();
         let mut new = old.clone();
         edit(&mut new).map_err(|refusal| refusal.doing(doing))?;

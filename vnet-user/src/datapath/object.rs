@@ -23,7 +23,7 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VNET_OBJECT"));
 pub const PROGRAMS: &[&str] = &["tc_ingress", "tc_egress", "xdp_uplink", "control"];
 
 /// What the maps were made with: it stays as long as they do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sizes {
     /// Room for ports; a power of two.
     pub max_ports: u32,

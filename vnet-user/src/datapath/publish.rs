@@ -43,9 +43,9 @@ pub fn publish(pins: &Pins, sizes: &Sizes, image: &Image) -> Result<()> {
         fdb_limit: image.fdb_limit.min(sizes.fdb_size),
         denied_macs,
     };
-    conf.set(0, next, 0).context("swapping the generations")?;
-    // What is left of the old one only takes room.
-    forget(pins, generation ^ 1)
+    // The old generation's entries stay until the next change: programs that began before this word
+    // was set still look them up.
+    conf.set(0, next, 0).context("swapping the generations")
 }
 
 fn fill(pins: &Pins, sizes: &Sizes, image: &Image, generation: u32) -> Result<()> {

@@ -11,6 +11,8 @@
 //! | [`veth_peer`] | what the far end of a veth means for the datapath | the three above |
 //! | [`sysctl`] | read and set `/proc/sys` values | procfs |
 //! | [`bpffs`] | the file system that holds pins | statfs, mount |
+//! | [`grace`] | shorter waits while many programs are attached | sysfs |
+//! | [`signals`] | finish what was begun | pthread_sigmask |
 //! | [`privileges`] | may this process do its work? | `/proc/thread-self/status` |
 //! | [`kernel`] | version, clock, RCU grace period | uname, clock_gettime, membarrier |
 //!
@@ -28,6 +30,7 @@ pub mod kernel;
 pub mod link;
 pub mod netns;
 pub mod privileges;
+pub mod signals;
 pub mod sysctl;
 pub mod veth_peer;
 
