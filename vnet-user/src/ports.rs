@@ -340,11 +340,8 @@ pub fn set_closed(links: &Links, link: &Link, closed: bool, run: &mut PortRun) -
 
 /// Gives a port's interface back as it was. Goes on after an error and tells the first.
 pub fn release(pins: &Pins, links: &Links, name: &str, run: &mut PortRun) -> Result<()> {
-    let link = match links.by_index(run.ifindex) {
-        // By its index: it may have another name by now.
-        Ok(link) => link,
-        Err(_) => None,
-    };
+    // By its index: it may have another name by now.
+    let link = links.by_index(run.ifindex).unwrap_or_default();
     let name = link.as_ref().map_or(name, |link| link.name.as_str());
     let mut first = Ok(());
     let mut keep = |result: Result<()>| {
