@@ -377,7 +377,8 @@ pub fn release(pins: &Pins, links: &Links, name: &str, run: &mut PortRun) -> Res
         if std::mem::take(&mut run.made_promiscuous) {
             keep(links.set_promiscuous(link.index, false).map(|_| ()));
         }
-        if std::mem::take(&mut run.made_up) && run.kind != Role::Device.name() {
+        // An uplink stays up: the host may use it by now.
+        if std::mem::take(&mut run.made_up) && run.kind == Role::Vm.name() {
             keep(links.set_up(link.index, false));
         }
         if std::mem::take(&mut run.lro_off) {

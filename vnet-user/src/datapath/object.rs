@@ -128,14 +128,8 @@ pub fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<()> {
     .with_context(|| format!("loading the program {name} into the kernel"))
 }
 
-/// Names of the object's maps, read-only data aside.
+/// Names of the maps that the object declares, read-only data aside.
 fn map_names() -> Result<Vec<String>> {
-    let object = aya_obj_maps()?;
-    Ok(object)
-}
-
-/// The maps that the object declares.
-fn aya_obj_maps() -> Result<Vec<String>> {
     let object = aya_obj::Object::parse(OBJECT).context("reading the embedded object")?;
     let mut names: Vec<String> = object
         .maps
