@@ -18,6 +18,8 @@ pub enum ControlOp {
     FdbDelete = 3,
     /// Delete what matches in a range of buckets.
     FdbFlush = 4,
+    /// End the connection whose entry is at the index `first_bucket` with the tag `bucket_count`.
+    FlowDelete = 5,
 }
 
 /// `flags` of [`ControlOp::FdbFlush`]: only entries at `slot`.

@@ -109,6 +109,31 @@ drop_reasons! {
     StormMulticast = storm_multicast;
     /// Over the port's limit for unicast frames to unknown destinations.
     StormUnknownUnicast = storm_unknown_unicast;
+    /// Its IP header is not one: wrong version, too short, or longer than the frame.
+    IpMalformed = ip_malformed;
+    /// Its time to live is used up.
+    IpTtl = ip_ttl;
+    /// The host has no route to its destination.
+    IpNoRoute = ip_no_route;
+    /// From a translated network, and no rule translates it; or its source would leave an uplink
+    /// untranslated.
+    NatUntranslated = nat_untranslated;
+    /// Every external port that the rule may use is taken.
+    NatPortsExhausted = nat_ports_exhausted;
+    /// The flow table is full of connections that are alive.
+    NatTableFull = nat_table_full;
+    /// The VM holds its share of the flow table.
+    NatQuota = nat_quota;
+    /// A later fragment of a packet whose first one has not been seen.
+    NatFragment = nat_fragment;
+    /// For an external address that no rule leads on from.
+    NatNoMapping = nat_no_mapping;
+    /// From a remote end that the mapping's filtering does not let in.
+    NatFiltered = nat_filtered;
+    /// TCP that is not the beginning of a connection, and of none that is known.
+    NatMidStream = nat_mid_stream;
+    /// An ICMP error about a packet of no connection.
+    NatIcmpUnrelated = nat_icmp_unrelated;
     /// The kernel refused an edit or a redirect of the frame.
     KernelRefused = kernel_refused;
 }

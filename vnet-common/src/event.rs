@@ -1,6 +1,6 @@
 //! What the datapath reports through the ring buffer `events`.
 
-use crate::Mac;
+use crate::{Addr, FlowKey, Mac};
 
 /// Kind of an event.
 #[repr(u32)]
@@ -18,10 +18,24 @@ pub enum EventKind {
     FdbPortLimit = 5,
     /// A port is over one of its storm limits.
     Storm = 6,
+    /// A connection was taken on.
+    FlowNew = 7,
+    /// A connection ended.
+    FlowEnd = 8,
+    /// A VM got a block of external ports.
+    BlockNew = 9,
+    /// A block of external ports was given back.
+    BlockEnd = 10,
+    /// A connection was refused: the flow table is full.
+    FlowTableFull = 11,
+    /// A connection was refused: the VM holds its share of the table.
+    FlowQuota = 12,
+    /// A connection was refused: no external port is free.
+    PortsExhausted = 13,
 }
 
 /// Number of event kinds, zero included; the size of the rate limiter's table.
-pub const EVENT_KINDS: u32 = 7;
+pub const EVENT_KINDS: u32 = 14;
 
 impl EventKind {
     /// Every kind.
@@ -32,6 +46,13 @@ impl EventKind {
         Self::FdbFull,
         Self::FdbPortLimit,
         Self::Storm,
+        Self::FlowNew,
+        Self::FlowEnd,
+        Self::BlockNew,
+        Self::BlockEnd,
+        Self::FlowTableFull,
+        Self::FlowQuota,
+        Self::PortsExhausted,
     ];
 
     /// The word that `vnet-user events` prints.
@@ -44,6 +65,13 @@ impl EventKind {
             Self::FdbFull => "fdb_full",
             Self::FdbPortLimit => "fdb_port_limit",
             Self::Storm => "storm",
+            Self::FlowNew => "flow_new",
+            Self::FlowEnd => "flow_end",
+            Self::BlockNew => "block_new",
+            Self::BlockEnd => "block_end",
+            Self::FlowTableFull => "flow_table_full",
+            Self::FlowQuota => "flow_quota",
+            Self::PortsExhausted => "nat_ports_exhausted",
         }
     }
 }
@@ -68,6 +96,17 @@ pub struct Event {
     pub segment: u16,
     /// For a storm, the [`crate::DropReason`]'s number.
     pub reason: u32,
+    /// The packets of the flow concerned as they came in; all zero for events that are not about
+    /// one.
+    pub flow: FlowKey,
+    /// The external address of a flow or block; zero where nothing was translated.
+    pub nat_addr: Addr,
+    /// Its port; of a block, the first.
+    pub nat_port: u16,
+    /// The rule.
+    pub rule: u16,
+    /// Ports of a block.
+    pub count: u32,
 }
 
 /// State of one event kind's rate limit on one CPU, in the map `event_limits`.
@@ -86,4 +125,4 @@ pub struct EventLimit {
 pub const EVENT_INTERVAL_NS: u32 = 10_000_000;
 
 crate::pod!(Event, EventLimit);
-const _: () = assert!(size_of::<Event>() == 32, "no padding");
+const _: () = assert!(size_of::<Event>() == 96, "no padding");

@@ -12,6 +12,8 @@ pub mod counters;
 pub mod drop_reason;
 pub mod event;
 pub mod fdb;
+pub mod flow;
+pub mod nat;
 pub mod port;
 pub mod switch;
 
@@ -20,13 +22,15 @@ pub use counters::{DropReport, PortCounters, PortReport};
 pub use drop_reason::{DropCounters, DropReason};
 pub use event::{Event, EventKind};
 pub use fdb::{FdbBucket, FdbEntry, FdbKey};
+pub use flow::{Addr, FlowEntry, FlowKey, FlowState, FlowTags, FlowTimeouts};
+pub use nat::{Binding, BindingKey, NatCounters, NatMatchKey, NatRule};
 pub use port::{PortConf, PortKind, StormKind, StormState};
 pub use switch::{
     MacDenyKey, Member, PortMacKey, PortSegmentKey, PortTagKey, SegmentConf, SwitchConf,
 };
 
 /// Version of the map layouts; part of the pin directory's name (`v<SCHEMA>`).
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// A MAC address in transmission order.
 pub type Mac = [u8; 6];

@@ -46,6 +46,14 @@ pub const PORT_ACCESS: u32 = 8;
 /// does not carry belongs to the host.
 pub const PORT_MEMBER: u32 = 16;
 
+/// `flags`: a port with the stack behind it whose frames for the host may have to be routed: a
+/// gateway port, or the way to the outside.
+pub const PORT_ROUTED: u32 = 32;
+/// `flags`: the port holds a network's gateway addresses.
+pub const PORT_GATEWAY: u32 = 64;
+/// `flags`: the gateway port's network is translated: what cannot be translated does not leave.
+pub const PORT_NATED: u32 = 128;
+
 /// Limited kinds of flooded traffic; the index into the `storm_…` arrays.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

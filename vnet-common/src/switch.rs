@@ -4,7 +4,7 @@
 //! then sets [`SwitchConf::generation`], one aligned word: a frame sees the old configuration or
 //! the new one, never a mixture.
 
-use crate::Mac;
+use crate::{FlowTimeouts, Mac};
 
 /// The only entry of the map `switch_conf`.
 #[repr(C)]
@@ -20,7 +20,28 @@ pub struct SwitchConf {
     pub fdb_limit: u32,
     /// Entries of the deny list, by generation; 0 spares the lookups.
     pub denied_macs: [u32; 2],
+    /// `SWITCH_…` bits, by generation.
+    pub flags: [u32; 2],
+    /// Most connections in the flow table.
+    pub flow_limit: u32,
+    /// Most connections of one VM's port.
+    pub flow_quota: u32,
+    /// TCP maximum segment size: 0 leaves it alone, 1 makes it fit the way out's MTU, more is the
+    /// most it may be.
+    pub mss_clamp: u32,
+    /// How long flows live.
+    pub timeouts: FlowTimeouts,
 }
+
+/// `flags`: a network has a gateway, or addresses are translated: what is for the host's MAC
+/// address may be for somebody else.
+pub const SWITCH_ROUTES: u32 = 1;
+/// `flags`: there are sources that must not leave an uplink as they are.
+pub const SWITCH_GUARDS: u32 = 2;
+/// `flags`: TCP connections are taken up in their middle.
+pub const SWITCH_MID_STREAM: u32 = 4;
+/// `flags`: there are external addresses that the host does not hold.
+pub const SWITCH_ANSWERS: u32 = 8;
 
 /// Where a segment's members are, in the map `segments` at `generation * SEGMENTS + segment`.
 #[repr(C)]

@@ -29,6 +29,7 @@ fn add(session: &mut Session, output: &Output, args: NetworkAddArgs) -> Result<(
             name: args.name,
             vlan: args.vlan,
             mtu: args.mtu,
+            gateway: Vec::new(),
         };
         edits::add_network(config, network)
     })?;

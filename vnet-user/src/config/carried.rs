@@ -125,6 +125,7 @@ mod tests {
             name: name.into(),
             vlan,
             mtu: None,
+            gateway: Vec::new(),
         };
         Config {
             networks: vec![

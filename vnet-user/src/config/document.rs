@@ -119,6 +119,7 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
             .collect::<Result<_, _>>()?,
         static_fdb: document.fdb,
         mac_deny: document.mac.deny,
+        nat: Vec::new(),
     })
 }
 

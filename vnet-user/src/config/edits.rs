@@ -293,6 +293,7 @@ mod tests {
             name: name.into(),
             vlan,
             mtu: None,
+            gateway: Vec::new(),
         }
     }
 

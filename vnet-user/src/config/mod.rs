@@ -9,6 +9,7 @@ pub mod edits;
 mod mac_addr;
 mod merge;
 pub mod names;
+pub mod nat;
 mod settings;
 mod store;
 mod storm;
@@ -18,11 +19,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use carried::{Carried, CarriedNetwork};
 pub use mac_addr::MacAddr;
 pub use names::DEFAULT_NETWORK;
+pub use nat::{AddrRange, Filtering, Mapping, NatAction, NatOptions, NatRule, PortRange};
 pub use settings::{Assignment, SETTING_KEYS, SettingKey, SettingValue, Settings};
 pub use store::{Edited, Lock, Store};
 pub use storm::{StormLimit, StormLimits, StormOverrides};
@@ -127,6 +130,8 @@ pub struct Config {
     pub static_fdb: Vec<StaticFdb>,
     /// Addresses that may be neither source nor destination.
     pub mac_deny: Vec<MacAddr>,
+    /// Address translation.
+    pub nat: Vec<NatRule>,
 }
 
 /// A broadcast domain.
@@ -141,6 +146,9 @@ pub struct Network {
     /// Its MTU in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// The host's addresses in it, with their prefixes: what its VMs use as gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateway: Vec<IpNet>,
 }
 
 /// An interface of the switch.
@@ -272,6 +280,7 @@ impl Config {
             name: DEFAULT_NETWORK.into(),
             vlan: None,
             mtu: None,
+            gateway: Vec::new(),
         };
         listed
             .cloned()

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use vnet_common::FlowTimeouts;
+
 use super::storm::{StormLimit, StormLimits};
 
 /// Most ports that a switch may be given room for.
@@ -21,7 +23,30 @@ pub struct Settings {
     pub max_macs: u32,
     /// Storm limits of a port that does not say otherwise.
     pub storm: StormLimits,
+    /// Most connections in the flow table.
+    pub flow_size: u32,
+    /// Most connections of one VM's port; 0 is a quarter of the table.
+    pub flow_quota: u32,
+    /// How long connections live without a packet.
+    pub timeouts: FlowTimeouts,
+    /// TCP connections are taken up in their middle.
+    pub mid_stream: bool,
+    /// TCP maximum segment size: 0 leaves it alone, 1 makes it fit the way out's MTU, more is the
+    /// most it may be.
+    pub mss_clamp: u32,
 }
+
+/// The timeouts that the RFCs ask for (see [`FlowTimeouts`]).
+pub const RFC_TIMEOUTS: FlowTimeouts = FlowTimeouts {
+    tcp_transitory: 240,
+    tcp_established: 7440,
+    tcp_closing: 240,
+    tcp_time_wait: 240,
+    udp: 300,
+    udp_one_way: 120,
+    icmp: 60,
+    other: 600,
+};
 
 impl Default for Settings {
     fn default() -> Self {
@@ -35,6 +60,11 @@ impl Default for Settings {
                 multicast: StormLimit::Pps(10_000),
                 unknown_unicast: StormLimit::Pps(2000),
             },
+            flow_size: 262_144,
+            flow_quota: 0,
+            timeouts: RFC_TIMEOUTS,
+            mid_stream: false,
+            mss_clamp: 0,
         }
     }
 }
@@ -316,6 +346,7 @@ impl From<SettingsSection> for Settings {
             max_ports: section.max_ports.unwrap_or(default.max_ports),
             max_macs: section.max_macs.unwrap_or(default.max_macs),
             storm: section.storm.over(default.storm),
+            ..default
         }
     }
 }

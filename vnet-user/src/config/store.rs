@@ -297,6 +297,7 @@ mod tests {
             name: "blue".into(),
             vlan: Some(10),
             mtu: None,
+            gateway: Vec::new(),
         }
     }
 

@@ -42,6 +42,7 @@ pub fn publish(pins: &Pins, sizes: &Sizes, image: &Image) -> Result<()> {
         ageing_s: image.ageing_s,
         fdb_limit: image.fdb_limit.min(sizes.fdb_size),
         denied_macs,
+        ..current
     };
     // The old generation's entries stay until the next change: programs that began before this word
     // was set still look them up.
