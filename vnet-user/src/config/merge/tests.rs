@@ -328,7 +328,12 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         "storm.multicast=9",
     ];
     prop_oneof![
-        network.prop_map(|(name, vlan, mtu)| Edit::AddNetwork(Network { name, vlan, mtu })),
+        network.prop_map(|(name, vlan, mtu)| Edit::AddNetwork(Network {
+            name,
+            vlan,
+            mtu,
+            gateway: Vec::new()
+        })),
         any_network().prop_map(Edit::DeleteNetwork),
         (any_port(), any_change()).prop_map(|(port, change)| Edit::AddPort(port, change)),
         (any_port(), any_change()).prop_map(|(port, change)| Edit::SetPort(port, change)),
