@@ -145,6 +145,7 @@ pub fn config() -> impl Strategy<Value = Config> {
                     name: (*name).to_owned(),
                     vlan: *vlan,
                     mtu: *mtu,
+                    gateway: Vec::new(),
                 })
                 .collect();
             config.static_fdb = fixed
