@@ -20,6 +20,8 @@ pub enum ControlOp {
     FdbFlush = 4,
     /// End the connection whose entry is at the index `first_bucket` with the tag `bucket_count`.
     FlowDelete = 5,
+    /// Run one tick's slice of the flow table's expiry, from `first_bucket` on.
+    FlowSweep = 6,
 }
 
 /// `flags` of [`ControlOp::FdbFlush`]: only entries at `slot`.

@@ -106,11 +106,13 @@ pub struct NatMatchKey {
     pub addr: Addr,
     /// The port, for [`NatMatch::Listen`]; else 0.
     pub port_be: [u8; 2],
+    /// Always zero.
+    pub reserved: [u8; 2],
 }
 
 /// Bits of a [`NatMatchKey`] in front of its address.
 pub const NAT_MATCH_HEAD_BITS: u32 = 32;
-/// Bits of a whole [`NatMatchKey`].
+/// Bits of a [`NatMatchKey`] that mean something.
 pub const NAT_MATCH_BITS: u32 = 176;
 
 /// What an entry of the map `bindings` is.
@@ -189,6 +191,6 @@ pub struct NatCounters {
 
 crate::pod!(NatRule, NatMatchKey, BindingKey, Binding, NatCounters);
 const _: () = assert!(size_of::<NatRule>() == 72, "no padding");
-const _: () = assert!(size_of::<NatMatchKey>() == 22, "no padding");
+const _: () = assert!(size_of::<NatMatchKey>() == 24, "no padding");
 const _: () = assert!(size_of::<BindingKey>() == 40, "no padding");
 const _: () = assert!(size_of::<Binding>() == 32, "no padding");

@@ -3,14 +3,16 @@
 use vnet_common::{
     DropReason, FdbEntry, FdbKey, NO_SEGMENT, NO_SLOT, PortConf, PortKind, StormKind, SwitchConf,
     fdb::FDB_LOCAL,
-    port::{PORT_ACCESS, PORT_MAC_LIST, PORT_MEMBER, PORT_TCP_AT_TC, PORT_XDP_TARGET},
+    flow::mapped,
+    port::{PORT_ACCESS, PORT_MAC_LIST, PORT_MEMBER, PORT_ROUTED, PORT_TCP_AT_TC, PORT_XDP_TARGET},
+    switch::SWITCH_GUARDS,
 };
 
 use crate::{
     fdb::is_expired,
     forward::Exit,
     frame::{Frame, is_broadcast, is_group, is_reserved, is_zero},
-    gso,
+    gso, ip,
     meta::{Hook, Meta},
     tables::Tables,
     window::Window,
@@ -37,6 +39,11 @@ pub struct Plan {
     pub exit: Exit,
     /// It is for one of the host's addresses, and the stack behind the exit takes another.
     pub readdress: bool,
+    /// Slot of the stack-side port that it is addressed to, when its packet may have to be routed on:
+    /// the verdict is what becomes of it otherwise. 0 is none.
+    pub stack_slot: u16,
+    /// Its source must not leave by an uplink as it is.
+    pub guarded: bool,
     /// Its header.
     pub frame: Frame,
 }
@@ -178,6 +185,8 @@ impl Plan {
             mark: false,
         },
         readdress: false,
+        stack_slot: NO_SLOT,
+        guarded: false,
         frame: Frame::EMPTY,
     };
 }
@@ -247,9 +256,25 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
     }
     let segment = match classify(port, frame, tables, generation) {
         Ok(segment) => segment,
-        Err(verdict) => return verdict,
+        Err(verdict) => {
+            // A network that the switch does not carry is the host's to send to, but not with that
+            // source.
+            if matches!(verdict.fate, Fate::ToWire)
+                && guards(conf)
+                && is_guarded(frame, window, tables, generation, NO_SEGMENT)
+            {
+                return drop(DropReason::NatUntranslated);
+            }
+            return verdict;
+        }
     };
     plan.segment = segment;
+    if guards(conf) {
+        plan.guarded = is_guarded(frame, window, tables, generation, segment);
+        if plan.guarded && matches!(port.kind, PortKind::UplinkHost) {
+            return drop(DropReason::NatUntranslated);
+        }
+    }
 
     if let Some(reason) = check_addresses(port, frame, conf, tables) {
         return drop(reason);
@@ -297,8 +322,12 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         return if matches!(port.kind, PortKind::UplinkHost) {
             Verdict::plain(Fate::ToWire)
         } else {
+            plan.stack_slot = routed_slot(frame, target);
             Verdict::plain(Fate::ToHost)
         };
+    }
+    if plan.guarded && matches!(target.kind, PortKind::Uplink) {
+        return drop(DropReason::NatUntranslated);
     }
     match egress(meta, frame, window, tables, generation, segment, target) {
         Ok(_) if matches!(meta.hook, Hook::Xdp) && !xdp_may_send(frame, window, target) => {
@@ -308,11 +337,66 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
             plan.exit = Exit::to(target);
             plan.readdress =
                 plan.exit.to_stack && entry.flags & FDB_LOCAL != 0 && target.mac != plan.frame.dst;
+            if plan.exit.to_stack && vid == 0 {
+                plan.stack_slot = routed_slot(frame, target);
+            }
             Verdict::forward(target.slot, vid)
         }
         Err(Refused::NotMember) => unknown,
         Err(Refused::Drop(reason)) => Verdict::drop(reason, target.slot),
     }
+}
+
+/// Slot of the stack-side port that a packet for the host may have to be routed on from.
+#[inline(always)]
+fn routed_slot(frame: &Frame, target: &PortConf) -> u16 {
+    let is_ip = matches!(frame.ether_type, ip::IPV4 | ip::IPV6) && !frame.inner_tag;
+    if is_ip && target.flags & PORT_ROUTED != 0 {
+        target.slot
+    } else {
+        NO_SLOT
+    }
+}
+
+/// Whether there are sources that must not leave as they are.
+#[inline(always)]
+fn guards(conf: &SwitchConf) -> bool {
+    // The flags of one generation, by a choice and not an index, which the verifier would have to
+    // see bounded.
+    let flags = if conf.generation & 1 == 0 {
+        conf.flags[0]
+    } else {
+        conf.flags[1]
+    };
+    flags & SWITCH_GUARDS != 0
+}
+
+/// Whether a packet's source belongs to a network that is translated, and not to the one that the
+/// packet is in: it must not leave an uplink.
+#[inline(always)]
+fn is_guarded<W: Window + ?Sized, T: Tables + ?Sized>(
+    frame: &Frame,
+    window: &W,
+    tables: &T,
+    generation: u32,
+    segment: u16,
+) -> bool {
+    // Behind a second tag is another network's business, and a guess here would be no promise.
+    let l3 = frame.payload_offset();
+    let source = match frame.ether_type {
+        ip::IPV4 => match window.at::<4>(l3 + 12) {
+            Some(v4) => mapped(*v4),
+            None => return false,
+        },
+        ip::IPV6 => match window.at::<16>(l3 + 8) {
+            Some(v6) => *v6,
+            None => return false,
+        },
+        _ => return false,
+    };
+    tables
+        .guarded(generation, &source)
+        .is_some_and(|own| own != segment)
 }
 
 /// A frame on an interface that the configuration does not hold, for the moment between attaching

@@ -1,11 +1,13 @@
 //! Carries a settled plan out: edits the tag and sends the frame, to one port or to many.
 
-use vnet_common::{DropReason, Mac, PortConf, StormKind};
+use vnet_common::{DropReason, Mac, PortConf, PortKind, StormKind};
 
 use crate::{
     decide::{Fate, Origin, Path, Plan, is_other_side, is_stack, pass},
+    flow::translate::Change,
     frame::Frame,
     gso,
+    ip::Ip,
     meta::{Meta, Tag},
     tables::Effects,
     window::Window,
@@ -17,6 +19,9 @@ pub trait Packet {
     fn retag(&mut self, from: Tag, to: Tag) -> bool;
     /// Gives the frame another destination. False when the kernel refuses.
     fn readdress(&mut self, to: Mac) -> bool;
+    /// Changes addresses, ports and the Ethernet header, with the checksums. False when the kernel
+    /// refuses.
+    fn translate(&mut self, ip: &Ip, change: &Change) -> bool;
     /// Sends a copy and keeps the frame. False when the kernel refuses.
     fn send_copy(&mut self, to: Exit) -> bool;
 }
@@ -41,6 +46,8 @@ pub enum Action {
     Drop,
     /// Send it.
     Redirect(Exit),
+    /// Have the kernel find the next hop on the interface and send it there.
+    Neighbour(Exit),
 }
 
 impl Exit {
@@ -48,7 +55,6 @@ impl Exit {
     #[inline(always)]
     #[must_use]
     pub const fn to(port: &PortConf) -> Self {
-        use vnet_common::PortKind;
         Self {
             ifindex: port.ifindex,
             to_stack: is_stack(port.kind),
@@ -128,6 +134,7 @@ pub struct Flood {
     from: Origin,
     frame: Frame,
     unknown_unicast: bool,
+    guarded: bool,
     l3_len: u32,
     len: u32,
     packets: u32,
@@ -167,6 +174,7 @@ impl Flood {
             from: plan.port,
             frame: plan.frame,
             unknown_unicast: matches!(plan.verdict.storm, StormKind::UnknownUnicast),
+            guarded: plan.guarded,
             l3_len: gso::wire_l3_len(meta, &plan.frame, window),
             len: meta.len,
             packets: meta.packets(),
@@ -203,6 +211,8 @@ impl Flood {
         }
         let refused = if member.vid == 0 && self.frame.inner_tag {
             Some(DropReason::DoubleTag)
+        } else if self.guarded && matches!(target.kind, PortKind::Uplink) {
+            Some(DropReason::NatUntranslated)
         } else if !crate::decide::fits(self.l3_len, tables, self.generation, self.segment, target) {
             Some(DropReason::MtuExceeded)
         } else {
@@ -250,7 +260,6 @@ impl Flood {
     /// Ends the flood: what becomes of the frame itself.
     #[inline(always)]
     pub fn end<T: Effects + ?Sized, P: Packet>(&mut self, tables: &T, packet: &mut P) -> Action {
-        use vnet_common::PortKind;
         if self.keep {
             self.send_pending(tables, packet);
             if !self.retag(packet, self.frame.tag) {

@@ -11,11 +11,16 @@
 
 pub mod decide;
 pub mod fdb;
+pub mod flow;
 pub mod forward;
 pub mod frame;
+pub mod gateway;
 pub mod gso;
+pub mod ip;
 pub mod meta;
+pub mod nat;
 pub mod rate;
+pub mod route;
 pub mod settle;
 pub mod tables;
 pub mod testing;

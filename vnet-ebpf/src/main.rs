@@ -3,6 +3,7 @@
 //! | program | hook | what it sees |
 //! |---|---|---|
 //! | `tc_ingress` | TC ingress of every port | what VMs and the wire send |
+//! | `tc_flow` | none; `tc_ingress` goes on in it | packets for the gateway that take more work |
 //! | `tc_egress` | TC egress of the switch device and of uplinks outside it | what the host sends |
 //! | `xdp_uplink` | native XDP of uplinks | the wire, before the kernel builds a socket buffer |
 //! | `control` | none; BPF_PROG_TEST_RUN | requests of userspace |
@@ -37,6 +38,12 @@ pub fn tc_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn tc_egress(ctx: TcContext) -> i32 {
     kernel::tc::run(&ctx, Hook::TcEgress)
+}
+
+/// Routing and translation of packets that `tc_ingress` does not know at once.
+#[classifier]
+pub fn tc_flow(ctx: TcContext) -> i32 {
+    kernel::flow::run(&ctx)
 }
 
 /// Native XDP of an uplink. Declared able to take frames in several buffers, so that jumbo frames

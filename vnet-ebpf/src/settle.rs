@@ -15,14 +15,26 @@ pub fn settle<T: Effects + ?Sized>(plan: &mut Plan, meta: &Meta, tables: &T) {
     if matches!(plan.verdict.fate, Fate::Redirected | Fate::PassUp) {
         return;
     }
-    let packets = meta.packets();
-    let slot = plan.port.slot;
-    tables.count_rx(slot, packets, meta.len);
+    settle_source(plan, meta, tables);
+    settle_verdict(plan, meta, tables);
+}
+
+/// Books that the frame came in, and its source address.
+#[inline(always)]
+pub fn settle_source<T: Effects + ?Sized>(plan: &Plan, meta: &Meta, tables: &T) {
+    tables.count_rx(plan.port.slot, meta.packets(), meta.len);
     match plan.source {
         Source::Known => {}
         Source::Touch => touch(plan, tables),
         Source::Learn => learn(plan, tables),
     }
+}
+
+/// Books what becomes of the frame.
+#[inline(always)]
+pub fn settle_verdict<T: Effects + ?Sized>(plan: &mut Plan, meta: &Meta, tables: &T) {
+    let packets = meta.packets();
+    let slot = plan.port.slot;
     if matches!(plan.verdict.fate, Fate::Flood) {
         let kind = plan.verdict.storm;
         if within_storm_limit(plan, kind, packets, tables) {

@@ -3,7 +3,8 @@
 //! Time comes through here too, so that tests own the clock.
 
 use vnet_common::{
-    DropReason, Event, FdbEntry, FdbKey, Mac, Member, PortConf, SegmentConf, StormKind, SwitchConf,
+    Addr, DropReason, Event, FdbEntry, FdbKey, Mac, Member, PortConf, SegmentConf, StormKind,
+    SwitchConf,
 };
 
 use crate::fdb::Learned;
@@ -28,6 +29,8 @@ pub trait Tables {
     fn mac_denied(&self, generation: u32, mac: Mac) -> bool;
     /// Whether `mac` is on the port's list of allowed sources.
     fn mac_allowed(&self, generation: u32, slot: u16, mac: Mac) -> bool;
+    /// Segment of the translated network that a source address belongs to.
+    fn guarded(&self, generation: u32, source: &Addr) -> Option<u16>;
     /// The FDB's entry, stale ones included.
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry>;
     /// The device's MTU in bytes, as it is now; `None` when the device is gone.

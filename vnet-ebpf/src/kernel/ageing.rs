@@ -10,11 +10,12 @@ use aya_ebpf::helpers::{bpf_loop, bpf_timer_init, bpf_timer_set_callback, bpf_ti
 use vnet_common::{Event, EventKind, Mac};
 use vnet_ebpf::{
     fdb::{self, Buckets as _, Sweep},
+    nat::close::sweep_bucket,
     tables::{Effects as _, Tables as _},
 };
 
 use super::{
-    maps::{CLOCK, FDB_AGEING, FdbAgeing},
+    maps::{CLOCK, FDB_AGEING, FLOW_AGEING, FLOW_BUCKETS, FdbAgeing, FlowAgeing, SWEEP_WORK},
     tables::Kernel,
 };
 
@@ -22,6 +23,10 @@ use super::{
 const TICK_NS: u64 = 100_000_000;
 /// Buckets a tick: the default table is walked in 3.2 s, one for a million addresses in 52 s.
 const BUCKETS_PER_TICK: u32 = 1024;
+/// Buckets of the flow table a tick: half a millisecond when they are full. The default table is
+/// walked in 16 s; a lookup sees for itself what has expired.
+pub const FLOW_BUCKETS_PER_TICK: u32 = 512;
+
 /// CLOCK_MONOTONIC, as `bpf_timer_init` names clocks.
 const CLOCK_MONOTONIC: u64 = 1;
 const EBUSY: i64 = -16;
@@ -45,8 +50,74 @@ pub fn start() -> i64 {
         if ret != 0 {
             return ret;
         }
+        let ret = bpf_timer_start(timer, TICK_NS, 0);
+        if ret != 0 {
+            return ret;
+        }
+    }
+    start_flows()
+}
+
+/// As [`start`], for the flow table.
+#[inline(always)]
+fn start_flows() -> i64 {
+    let Some(ageing) = FLOW_AGEING.get_ptr_mut(0) else {
+        return -2;
+    };
+    // SAFETY: the timer is the one that the map's BTF names.
+    unsafe {
+        let timer = &raw mut (*ageing).timer;
+        let map = (&raw const FLOW_AGEING).cast_mut().cast::<c_void>();
+        let ret = bpf_timer_init(timer, map, CLOCK_MONOTONIC);
+        if ret != 0 && ret != EBUSY {
+            return ret;
+        }
+        let ret = bpf_timer_set_callback(timer, flow_tick as *mut c_void);
+        if ret != 0 {
+            return ret;
+        }
         bpf_timer_start(timer, TICK_NS, 0)
     }
+}
+
+extern "C" fn flow_tick(_map: *mut c_void, _key: *mut u32, ageing: *mut FlowAgeing) -> i32 {
+    // SAFETY: the kernel hands over the timer's own map value.
+    unsafe {
+        let first = (*ageing).next_bucket;
+        sweep_flows(first);
+        let next = first.wrapping_add(FLOW_BUCKETS_PER_TICK);
+        (*ageing).next_bucket = if next < FLOW_BUCKETS.load() { next } else { 0 };
+        bpf_timer_start(&raw mut (*ageing).timer, TICK_NS, 0);
+    }
+    0
+}
+
+/// Ends what has expired in one tick's buckets.
+#[inline(always)]
+pub fn sweep_flows(first: u32) {
+    let mut first = first;
+    // SAFETY: the callback takes what it is given here, and the context outlives the loop.
+    unsafe {
+        bpf_loop(
+            FLOW_BUCKETS_PER_TICK,
+            sweep_flow_bucket as *mut c_void,
+            (&raw mut first).cast(),
+            0,
+        );
+    }
+}
+
+extern "C" fn sweep_flow_bucket(index: u64, first: *const u32) -> i64 {
+    // SAFETY: bpf_loop hands over what sweep_flows() gave it.
+    let bucket = unsafe { (*first).wrapping_add(index as u32) };
+    let kernel = Kernel::bare();
+    let Some(work) = SWEEP_WORK.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: this CPU's own.
+    sweep_bucket(unsafe { &mut *work }, bucket, &kernel);
+    // Past the table's end there is nothing more.
+    i64::from(bucket >= FLOW_BUCKETS.load())
 }
 
 /// Sets the datapath's clock; returns the time in seconds and in nanoseconds.

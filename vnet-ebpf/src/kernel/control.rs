@@ -9,10 +9,15 @@ use vnet_common::{
 };
 use vnet_ebpf::{
     fdb::{self, Sweep},
+    nat::close::delete,
     tables::Tables as _,
 };
 
-use super::{ageing, maps::CONTROL_REPLY, tables::Kernel};
+use super::{
+    ageing,
+    maps::{CONTROL_REPLY, SWEEP_WORK},
+    tables::Kernel,
+};
 
 const ENOSPC: i32 = -28;
 const EINVAL: i32 = -22;
@@ -50,6 +55,8 @@ fn serve(request: &ControlRequest) -> ControlReply {
     const FDB_PUT: u32 = ControlOp::FdbPut as u32;
     const FDB_DELETE: u32 = ControlOp::FdbDelete as u32;
     const FDB_FLUSH: u32 = ControlOp::FdbFlush as u32;
+    const FLOW_DELETE: u32 = ControlOp::FlowDelete as u32;
+    const FLOW_SWEEP: u32 = ControlOp::FlowSweep as u32;
 
     let kernel = Kernel::bare();
     let key = FdbKey::new(request.mac, request.segment);
@@ -67,9 +74,25 @@ fn serve(request: &ControlRequest) -> ControlReply {
         }
         FDB_DELETE => (0, u32::from(fdb::delete(&kernel, key))),
         FDB_FLUSH => (0, flush(request)),
+        FLOW_DELETE => (0, delete_flow(request)),
+        FLOW_SWEEP => {
+            ageing::sweep_flows(request.first_bucket);
+            (0, 0)
+        }
         _ => (EINVAL, 0),
     };
     ControlReply { error, changed }
+}
+
+/// Ends one connection.
+#[inline(always)]
+fn delete_flow(request: &ControlRequest) -> u32 {
+    let Some(work) = SWEEP_WORK.get_ptr_mut(0) else {
+        return 0;
+    };
+    let (index, tag) = (request.first_bucket, request.bucket_count);
+    // SAFETY: this CPU's own.
+    u32::from(delete(unsafe { &mut *work }, index, tag, &Kernel::bare()))
 }
 
 /// What a step of a flush works on.

@@ -3,19 +3,33 @@
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_NO_PREALLOC, bpf_timer},
-    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_timer},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
 use vnet_common::{
-    ControlReply, DropReport, Event, FdbBucket, MacDenyKey, Member, PortConf, PortMacKey,
-    PortReport, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
+    Binding, BindingKey, ControlReply, DropReport, Event, FdbBucket, FlowEntry, FlowTags,
+    MacDenyKey, Member, NatCounters, NatMatchKey, NatRule, PortConf, PortMacKey, PortReport,
+    PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
     event::{EVENT_KINDS, EventLimit},
+    flow::FlowCounters,
+    nat,
 };
-use vnet_ebpf::{decide::Plan, forward::Flood, meta::Meta};
+use vnet_ebpf::{
+    decide::Plan,
+    flow::translate::Change,
+    forward::Flood,
+    gateway::{Fragment, FragmentKey, Work},
+    ip::Ip,
+    meta::Meta,
+};
 
 /// Room is for the worst case; memory is taken for what is there.
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// Userspace may map it, and its values begin at a page: no value of a power of two in size lies in
+/// more cache lines than it must.
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 /// Slots in `ports`' halves; a power of two.
 #[unsafe(no_mangle)]
@@ -29,6 +43,19 @@ pub static FDB_MASK: Global<u32> = Global::new(16383);
 /// Random start of the FDB's hash.
 #[unsafe(no_mangle)]
 pub static FDB_SEED: Global<u64> = Global::new(0);
+
+/// Buckets of the flow table.
+#[unsafe(no_mangle)]
+pub static FLOW_BUCKETS: Global<u32> = Global::new(81936);
+/// Random start of the flow table's hash.
+#[unsafe(no_mangle)]
+pub static FLOW_SEED: Global<u64> = Global::new(0);
+/// Not zero where bpf_fib_lookup tells the address to send from (BPF_FIB_LOOKUP_SRC, 6.7).
+#[unsafe(no_mangle)]
+pub static FIB_SRC: Global<u32> = Global::new(1);
+/// The host's ports for outgoing connections: the first in the upper half, the last in the lower.
+#[unsafe(no_mangle)]
+pub static EPHEMERAL: Global<u32> = Global::new(32768 << 16 | 60999);
 
 #[btf_map]
 pub static SWITCH_CONF: Array<SwitchConf, 1> = Array::new();
@@ -83,6 +110,51 @@ pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 pub static CONTROL_REPLY: Array<ControlReply, 1> = Array::new();
 
+/// Tags of the flow table's entries, by bucket.
+#[btf_map]
+pub static FLOW_TAGS: Array<FlowTags, 81936, MAPPED> = Array::new();
+/// Entries of the flow table.
+#[btf_map]
+pub static FLOWS: Array<FlowEntry, 655488, MAPPED> = Array::new();
+/// Connections in the flow table.
+#[btf_map]
+pub static FLOW_COUNT: Array<u32, 1> = Array::new();
+/// Connections by the slot of the VM's port.
+#[btf_map]
+pub static PORT_FLOWS: Array<u32, 1024> = Array::new();
+#[btf_map]
+pub static FLOW_COUNTERS: PerCpuArray<FlowCounters, 1> = PerCpuArray::new();
+#[btf_map]
+pub static FLOW_AGEING: Array<FlowAgeing, 1> = Array::new();
+/// Flows of packets that come in fragments; the oldest go first.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 16384> = LruHashMap::new();
+
+#[btf_map]
+pub static NAT_RULES: Array<NatRule, { 2 * nat::NAT_RULES as usize }> = Array::new();
+#[btf_map]
+pub static NAT_MATCH: LpmTrie<NatMatchKey, u32, 262144> = LpmTrie::new();
+#[btf_map]
+pub static BINDINGS: HashMap<BindingKey, Binding, 786432, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static NAT_COUNTERS: PerCpuArray<NatCounters, { nat::NAT_RULES as usize }> = PerCpuArray::new();
+/// The limit of ICMP errors made on this CPU; see `vnet_ebpf::rate`.
+#[btf_map]
+pub static ICMP_LIMIT: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// The programs that others go on in: [`TC_FLOW`].
+#[btf_map]
+pub static FLOW_PROGRAMS: ProgramArray<1> = ProgramArray::new();
+/// Place of `tc_flow` in `FLOW_PROGRAMS`.
+pub const TC_FLOW: u32 = 0;
+
+/// What `tc_flow` works on: one packet a CPU.
+#[btf_map]
+pub static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
+/// What expiry and requests of userspace work on.
+#[btf_map]
+pub static SWEEP_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
+
 /// What is known and decided of the frame under way on this CPU: too large for the stack. Free
 /// again before a frame is sent, since sending can run a program on the same CPU.
 #[btf_map]
@@ -105,6 +177,10 @@ pub struct Scratch {
     pub meta: Meta,
     /// What becomes of it.
     pub plan: Plan,
+    /// The headers of a packet that may have to be routed.
+    pub ip: Ip,
+    /// What of it changes.
+    pub change: Change,
 }
 
 /// Key of `port_aliases`.
@@ -120,6 +196,17 @@ pub struct PortAliasKey {
 /// The FDB's ageing: the only entry of `fdb_ageing`.
 #[repr(C)]
 pub struct FdbAgeing {
+    /// Fires once a tick.
+    pub timer: bpf_timer,
+    /// The bucket that the next tick begins with.
+    pub next_bucket: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// The flow table's expiry: the only entry of `flow_ageing`.
+#[repr(C)]
+pub struct FlowAgeing {
     /// Fires once a tick.
     pub timer: bpf_timer,
     /// The bucket that the next tick begins with.

@@ -2,6 +2,8 @@
 
 pub mod ageing;
 pub mod control;
+pub mod flow;
+pub mod gateway;
 #[cfg(feature = "log")]
 pub mod log;
 pub mod maps;

@@ -10,12 +10,13 @@ use aya_ebpf::{
     },
 };
 use vnet_common::{
-    DropReason, Event, FdbBucket, FdbEntry, FdbKey, Mac, MacDenyKey, Member, PortConf,
-    PortCounters, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormKind,
-    SwitchConf, event::EVENT_INTERVAL_NS, port::STORM_KINDS,
+    Addr, DropReason, Event, FdbBucket, FdbEntry, FdbKey, Mac, MacDenyKey, Member, NatMatchKey,
+    PortConf, PortCounters, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf,
+    StormKind, SwitchConf, event::EVENT_INTERVAL_NS, nat::NatMatch, port::STORM_KINDS,
 };
 use vnet_ebpf::{
     fdb::{self, Buckets, Home, LearnLimits, Learned},
+    gateway::Gateway as _,
     rate,
     tables::{Effects, Tables},
 };
@@ -39,6 +40,18 @@ impl Kernel {
     pub const fn bare() -> Self {
         Self {
             ctx: core::ptr::null_mut(),
+        }
+    }
+
+    /// Counts a drop by its reason's number, which came through the verifier as one.
+    #[inline(always)]
+    pub fn count_drop_number(&self, slot: u16, number: u32, packets: u32) {
+        if let Some(report) = PORT_DROPS.get_ptr_mut(u32::from(slot)) {
+            let number = core::hint::black_box(number);
+            // SAFETY: this CPU's own counters.
+            if let Some(count) = unsafe { (*report).drops.by_number(number) } {
+                *count += u64::from(packets);
+            }
         }
     }
 
@@ -154,6 +167,17 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn guarded(&self, generation: u32, source: &Addr) -> Option<u16> {
+        let key = NatMatchKey {
+            generation: generation as u8,
+            kind: NatMatch::Guard as u8,
+            addr: *source,
+            ..NatMatchKey::default()
+        };
+        self.nat_match(&key).map(|segment| segment as u16)
+    }
+
+    #[inline(always)]
     fn mtu(&self, ifindex: u32) -> Option<u32> {
         let mut mtu = 0;
         // SAFETY: the context is the program's. A length of 0 asks for the device's MTU
@@ -217,14 +241,8 @@ impl Effects for Kernel {
 
     #[inline(always)]
     fn count_drop(&self, slot: u16, reason: DropReason, packets: u32) {
-        if let Some(report) = PORT_DROPS.get_ptr_mut(u32::from(slot)) {
-            // The compiler knows that a reason is in range; the verifier wants to see it checked.
-            let number = core::hint::black_box(reason as u32);
-            // SAFETY: this CPU's own counters.
-            if let Some(count) = unsafe { (*report).drops.by_number(number) } {
-                *count += u64::from(packets);
-            }
-        }
+        // The compiler knows that a reason is in range; the verifier wants to see it checked.
+        self.count_drop_number(slot, reason as u32, packets);
     }
 
     #[inline(always)]
@@ -346,19 +364,19 @@ fn fdb_learn(word: u64, slot: u16, limits: &LearnLimits) -> u32 {
     }
 }
 
-/// Adds to a shared counter.
+/// Adds to a shared counter; returns what it was.
 ///
 /// # Safety
 /// `counter` points to map memory.
 #[inline(always)]
-unsafe fn atomic_add(counter: *mut u32, delta: i32) {
+pub unsafe fn atomic_add(counter: *mut u32, delta: i32) -> u32 {
     // SAFETY: aligned map memory.
     unsafe {
         intrinsics::atomic_xadd::<u32, u32, { intrinsics::AtomicOrdering::Relaxed }>(
             counter,
             delta.cast_unsigned(),
         )
-    };
+    }
 }
 
 impl Buckets for Kernel {

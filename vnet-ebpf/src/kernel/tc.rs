@@ -3,32 +3,45 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT},
+    bindings::{
+        __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+        TC_ACT_OK, TC_ACT_SHOT,
+    },
     helpers::{
-        bpf_clone_redirect, bpf_loop, bpf_redirect, bpf_skb_pull_data, bpf_skb_store_bytes,
-        bpf_skb_vlan_pop, bpf_skb_vlan_push,
+        bpf_clone_redirect, bpf_l4_csum_replace, bpf_loop, bpf_redirect, bpf_redirect_neigh,
+        bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
     programs::TcContext,
 };
-use vnet_common::{DropReason, Mac};
+use vnet_common::{DropReason, Mac, NO_SLOT};
 use vnet_ebpf::{
     decide::{Plan, decide},
+    flow::{
+        table::NO_FLOW,
+        translate::{Change, checksum_change, ethernet, fold32, ipv4_tail, port_bytes},
+    },
     forward::{Action, Exit, Flood, Packet, forward},
     frame::{ETH_LEN, TAG_LEN},
+    ip::{Icmp, Ip, Part},
     meta::{Hook, Meta, Tag, is_kernel_tpid},
-    settle::settle,
+    route,
+    settle::{settle, settle_source},
     tables::{Effects as _, Tables as _},
     window::{MAX_OFFSET, Window},
 };
 
 use super::{
-    maps::{FLOOD_DEPTH, FLOODS, SCRATCH, Scratch},
+    maps::{FLOOD_DEPTH, FLOODS, FLOW_PROGRAMS, SCRATCH, Scratch, TC_FLOW},
     tables::Kernel,
 };
 
 /// Bytes that are wanted in the linear head: the header and the tags behind it, two when the host put
 /// them there itself.
 const WANTED: u32 = (ETH_LEN + 2 * TAG_LEN) as u32;
+
+/// As [`WANTED`], for packets that may have to be routed: as far as a TCP header's flags, behind the
+/// longest IPv4 header.
+const ROUTED: u32 = 98;
 
 /// Mark of a frame that the switch redirects to an uplink, in `skb->tc_index`. It names the
 /// interface and the direction, so that it means nothing anywhere else: a veth hands a frame to
@@ -40,8 +53,9 @@ const fn token(ifindex: u32, to_stack: bool) -> u32 {
 
 /// A socket buffer.
 #[derive(Clone, Copy)]
-struct Skb {
-    skb: *mut __sk_buff,
+pub struct Skb {
+    /// The program's context.
+    pub skb: *mut __sk_buff,
 }
 
 impl Window for Skb {
@@ -93,6 +107,11 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn translate(&mut self, ip: &Ip, change: &Change) -> bool {
+        translate(self.skb, ip, change)
+    }
+
+    #[inline(always)]
     fn send_copy(&mut self, exit: Exit) -> bool {
         self.mark(exit);
         // SAFETY: the context is the program's.
@@ -100,6 +119,112 @@ impl Packet for Skb {
         #[cfg(feature = "testing")]
         super::testing::note_copy(self.skb, exit, sent);
         sent
+    }
+}
+
+/// Writes bytes. With `recompute` a checksum that the NIC made over the whole packet follows.
+#[inline(always)]
+fn store<const N: usize>(
+    skb: *mut __sk_buff,
+    offset: usize,
+    bytes: &[u8; N],
+    recompute: bool,
+) -> bool {
+    let flags = if recompute {
+        u64::from(BPF_F_RECOMPUTE_CSUM)
+    } else {
+        0
+    };
+    // SAFETY: the context is the program's and the buffer as long as is said.
+    unsafe {
+        bpf_skb_store_bytes(
+            skb.cast(),
+            offset as u32,
+            bytes.as_ptr().cast(),
+            N as u32,
+            flags,
+        ) == 0
+    }
+}
+
+/// Translates a packet whose checksum may be left to a device to finish: the kernel's helpers know
+/// which part of it is in the packet (net/core/utils.c, inet_proto_csum_replace_by_diff).
+#[inline(never)]
+fn translate(skb: *mut __sk_buff, ip: &Ip, change: &Change) -> bool {
+    let window = Skb { skb };
+    let (l3, l4) = (ip.l3 as usize, ip.l4 as usize);
+    if change.translates && !matches!(ip.part, Part::Later) {
+        let sums = checksum_change(ip, change);
+        if sums.offset != 0 {
+            let optional = if sums.optional {
+                u64::from(BPF_F_MARK_MANGLED_0)
+            } else {
+                0
+            };
+            let (pseudo, ports) = (fold32(sums.pseudo), fold32(sums.ports));
+            // SAFETY: the context is the program's.
+            unsafe {
+                let pseudo_flags = u64::from(BPF_F_PSEUDO_HDR) | optional;
+                if bpf_l4_csum_replace(skb, sums.offset as u32, 0, u64::from(pseudo), pseudo_flags)
+                    != 0
+                {
+                    return false;
+                }
+                if change.sport != ip.key.sport || change.dport != ip.key.dport {
+                    if bpf_l4_csum_replace(skb, sums.offset as u32, 0, u64::from(ports), optional)
+                        != 0
+                    {
+                        return false;
+                    }
+                }
+            }
+        }
+        if change.sport != ip.key.sport || change.dport != ip.key.dport {
+            let bytes = port_bytes(ip, change.sport, change.dport);
+            let stored = match ip.icmp {
+                Icmp::None => store(skb, l4, &bytes, false),
+                Icmp::Request | Icmp::Reply => store(skb, l4 + 4, &[bytes[0], bytes[1]], false),
+                _ => true,
+            };
+            if !stored {
+                return false;
+            }
+        }
+    }
+    let stored = if ip.v6 {
+        let mut tail = [0; 33];
+        tail[0] = if change.hop {
+            ip.ttl.wrapping_sub(1)
+        } else {
+            ip.ttl
+        };
+        let mut i = 0;
+        while i < 16 {
+            tail[1 + i] = change.src[i];
+            tail[17 + i] = change.dst[i];
+            i += 1;
+        }
+        // The addresses are in no checksum of the header's own: what a NIC summed up changes.
+        store(skb, l3 + 7, &tail, true)
+    } else {
+        let Some(old) = window.at::<12>(l3 + 8) else {
+            return false;
+        };
+        let tail = ipv4_tail(old, change);
+        store(skb, l3 + 8, &tail, false)
+    };
+    stored && store(skb, 0, &ethernet(change), false)
+}
+
+/// Has at least `wanted` bytes, or all there are, in the linear head.
+#[inline(always)]
+pub fn pull(raw: *mut __sk_buff, len: u32, wanted: u32) {
+    // SAFETY: the context is the program's.
+    unsafe {
+        let head = (*raw).data_end - (*raw).data;
+        if head < wanted && head < len {
+            bpf_skb_pull_data(raw, if len < wanted { len } else { wanted });
+        }
     }
 }
 
@@ -163,21 +288,22 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
     };
     let kernel = Kernel { ctx: raw.cast() };
     // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
-    let Scratch { meta, plan } = unsafe { &mut *scratch };
+    let Scratch {
+        meta,
+        plan,
+        ip,
+        change,
+    } = unsafe { &mut *scratch };
     *meta = self::meta(raw, hook);
     let meta = &*kernel.opaque(meta);
-    // SAFETY: the context is the program's. A frame whose head is short is pulled as far as the
-    // header, never more.
-    unsafe {
-        let head = (*raw).data_end - (*raw).data;
-        if head < WANTED && head < meta.len {
-            let wanted = if meta.len < WANTED { meta.len } else { WANTED };
-            bpf_skb_pull_data(raw, wanted);
-        }
-    }
+    // A frame whose head is short is pulled as far as the headers, never more.
+    pull(raw, meta.len, WANTED);
     let mut skb = Skb { skb: raw };
     decide(meta, &skb, &kernel, plan);
     let plan = kernel.opaque(plan);
+    if matches!(hook, Hook::TcIngress) && plan.stack_slot != NO_SLOT {
+        return route_on(ctx, meta, plan, ip, change);
+    }
     settle(plan, meta, &kernel);
     let plan = kernel.opaque(plan);
     #[cfg(feature = "log")]
@@ -190,6 +316,41 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
             exit => Action::Redirect(unpack(exit)),
         },
     };
+    finish(&skb, action)
+}
+
+/// Sends on what is not for the host itself: at once, when its connection is known and stands, or by
+/// way of the program `tc_flow`.
+#[inline(always)]
+fn route_on(
+    ctx: &TcContext,
+    meta: &Meta,
+    plan: &mut Plan,
+    ip: &mut Ip,
+    change: &mut Change,
+) -> i32 {
+    let raw = ctx.skb.skb;
+    let kernel = Kernel { ctx: raw.cast() };
+    let mut skb = Skb { skb: raw };
+    pull(raw, meta.len, ROUTED);
+    let index = route::look(plan, meta, &skb, &kernel, ip);
+    let plan = kernel.opaque(plan);
+    let ip = kernel.opaque(ip);
+    settle_source(plan, meta, &kernel);
+    if index == NO_FLOW {
+        // SAFETY: goes on in another program with this one's context, or comes back.
+        unsafe { FLOW_PROGRAMS.tail_call(ctx, TC_FLOW) };
+        // Nobody may pass because a program is missing.
+        kernel.count_drop(plan.port.slot, DropReason::KernelRefused, meta.packets());
+        return TC_ACT_SHOT;
+    }
+    let action = route::send(ip, change, index, plan, meta, &kernel, &mut skb);
+    finish(&skb, action)
+}
+
+/// Carries out what remains to be done with the frame itself.
+#[inline(always)]
+pub fn finish(skb: &Skb, action: Action) -> i32 {
     match action {
         Action::Pass => TC_ACT_OK,
         Action::Drop => TC_ACT_SHOT,
@@ -199,6 +360,13 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
             super::testing::note_redirect(exit);
             // SAFETY: takes numbers.
             unsafe { bpf_redirect(exit.ifindex, flags(exit)) as i32 }
+        }
+        Action::Neighbour(exit) => {
+            skb.mark(exit);
+            #[cfg(feature = "testing")]
+            super::testing::note_redirect(exit);
+            // SAFETY: takes numbers; no parameters has the kernel look up the next hop too.
+            unsafe { bpf_redirect_neigh(exit.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
         }
     }
 }
@@ -270,7 +438,8 @@ fn flood(plan: &Plan, meta: &Meta, raw: *mut __sk_buff) -> u64 {
     match action {
         Action::Pass => FLOOD_PASS,
         Action::Drop => FLOOD_DROP,
-        Action::Redirect(exit) => pack(exit),
+        // A flood ends in no neighbour.
+        Action::Redirect(exit) | Action::Neighbour(exit) => pack(exit),
     }
 }
 

@@ -9,8 +9,10 @@ use aya_ebpf::{
 use vnet_common::Mac;
 use vnet_ebpf::{
     decide::{Fate, decide},
+    flow::translate::{Change, WindowMut, edit},
     forward::{Action, Exit, Packet, forward},
     frame::{ETH_LEN, TAG_LEN},
+    ip::Ip,
     meta::{Hook, Meta, Tag},
     settle::settle,
     tables::Tables as _,
@@ -41,6 +43,23 @@ impl Window for Buffer {
                 return None;
             }
             Some(&*(start as *const [u8; N]))
+        }
+    }
+}
+
+impl WindowMut for Buffer {
+    #[inline(always)]
+    fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        // SAFETY: as in `at`; the kernel lets XDP programs write.
+        unsafe {
+            let start = (&raw const (*self.md).data).read_volatile() as usize + offset;
+            if start + N > (&raw const (*self.md).data_end).read_volatile() as usize {
+                return None;
+            }
+            Some(&mut *(start as *mut [u8; N]))
         }
     }
 }
@@ -123,6 +142,11 @@ impl Packet for Buffer {
         false
     }
 
+    #[inline(always)]
+    fn translate(&mut self, ip: &Ip, change: &Change) -> bool {
+        edit(self, ip, change)
+    }
+
     /// Never asked for: floods go up to TC.
     #[inline(always)]
     fn send_copy(&mut self, _to: Exit) -> bool {
@@ -149,7 +173,7 @@ pub fn run(ctx: &XdpContext) -> Option<u32> {
     let mut buffer = Buffer { md };
     let kernel = Kernel { ctx: ctx.as_ptr() };
     // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
-    let Scratch { meta, plan } = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
+    let Scratch { meta, plan, .. } = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
     *meta = Meta {
         hook: Hook::Xdp,
         ifindex,
@@ -170,7 +194,7 @@ pub fn run(ctx: &XdpContext) -> Option<u32> {
     #[cfg(feature = "log")]
     super::log::plan(ctx, meta, plan);
     match forward(plan, meta, &kernel, &mut buffer)? {
-        Action::Pass => None,
+        Action::Pass | Action::Neighbour(_) => None,
         Action::Drop => Some(xdp_action::XDP_DROP),
         Action::Redirect(exit) => {
             #[cfg(feature = "testing")]

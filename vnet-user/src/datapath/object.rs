@@ -20,7 +20,13 @@ use crate::error::Error;
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VNET_OBJECT"));
 
 /// The programs in the object.
-pub const PROGRAMS: &[&str] = &["tc_ingress", "tc_egress", "xdp_uplink", "control"];
+pub const PROGRAMS: &[&str] = &[
+    "tc_flow",
+    "tc_ingress",
+    "tc_egress",
+    "xdp_uplink",
+    "control",
+];
 
 /// What the maps were made with: it stays as long as they do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

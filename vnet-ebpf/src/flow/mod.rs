@@ -1,0 +1,5 @@
+//! Connections: what is known of them, how they live, and what becomes of their packets.
+
+pub mod state;
+pub mod table;
+pub mod translate;

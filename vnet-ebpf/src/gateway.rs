@@ -1,0 +1,235 @@
+//! What routing and translation are decided from and what they change: the rules, the mappings and
+//! flows in force, the host's own routes and sockets.
+
+use vnet_common::{
+    Addr, Binding, BindingKey, Event, FlowEntry, FlowKey, Mac, NatMatchKey, NatRule,
+};
+
+use crate::{
+    flow::{table::FlowTable, translate::Change},
+    ip::Ip,
+    tables::Effects,
+};
+
+/// What the host's routing says of a destination.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// It is the host's own, or the host would not forward it.
+    Stack = 0,
+    /// It goes out of an interface.
+    Out = 1,
+    /// It is to be dropped, or answered with an error.
+    Refused = 2,
+}
+
+/// A route as the host's routing knows it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// What becomes of the packet.
+    pub kind: RouteKind,
+    /// The interface it goes out of.
+    pub ifindex: u32,
+    /// Most bytes of a packet from its IP header on.
+    pub mtu: u32,
+    /// MAC address of the next hop; zero while the host does not know it.
+    pub next_hop: Mac,
+    /// Always zero.
+    pub reserved: u16,
+    /// The address that the host itself would send from; zero when it has none there.
+    pub src: Addr,
+}
+
+impl Route {
+    /// Before the host was asked.
+    pub const NONE: Self = Self {
+        kind: RouteKind::Stack,
+        ifindex: 0,
+        mtu: 0,
+        next_hop: [0; 6],
+        reserved: 0,
+        src: [0; 16],
+    };
+}
+
+/// Key of a fragmented packet, in the map `fragments`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: Addr,
+    /// Destination address.
+    pub dst: Addr,
+    /// Identification.
+    pub id: u32,
+    /// Segment that it came in from.
+    pub segment: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Always zero.
+    pub reserved: u8,
+}
+
+/// The flow that a fragmented packet belongs to, a value of the map `fragments`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragment {
+    /// Index of the entry.
+    pub index: u32,
+    /// Its tag, which tells whether it is still the same flow.
+    pub tag: u32,
+    /// When the first fragment came, in seconds of CLOCK_MONOTONIC.
+    pub seen_s: u32,
+}
+
+/// Seconds that fragments are waited for (RFC 791, 3.2; RFC 8200, 4.5 has 60).
+pub const FRAGMENT_S: u32 = 30;
+
+/// A search for an external port under way.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortSearch {
+    /// First port of the range.
+    pub lo: u16,
+    /// Last port of the range.
+    pub hi: u16,
+    /// First port of a part of the range that is searched last.
+    pub late_lo: u16,
+    /// Last port of that part; below its first when there is none.
+    pub late_hi: u16,
+    /// Where in the order the search is.
+    pub at: u32,
+    /// Tries made.
+    pub tries: u32,
+    /// The port whose parity is to be kept.
+    pub like: u16,
+    /// The port found; 0 is none.
+    pub found: u16,
+}
+
+/// All that the slow path works on for one packet: too large for a program's stack.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// The packet's headers.
+    pub ip: Ip,
+    /// Headers of the packet that an ICMP error embeds.
+    pub inner: Ip,
+    /// What of it changes.
+    pub change: Change,
+    /// The entry of its direction, before it is in the table.
+    pub forward: FlowEntry,
+    /// The entry of the other direction.
+    pub reply: FlowEntry,
+    /// What the host's routing said.
+    pub route: Route,
+    /// A key under construction.
+    pub key: FlowKey,
+    /// A key under construction.
+    pub binding_key: BindingKey,
+    /// A mapping under construction.
+    pub binding: Binding,
+    /// An event under construction.
+    pub event: Event,
+    /// Where the packet is to go after its destination was replaced.
+    pub target: Addr,
+    /// Whom it comes from after its source was replaced.
+    pub source: Addr,
+    /// A search for a port.
+    pub search: PortSearch,
+    /// Half of the tables that is in force.
+    pub generation: u32,
+    /// Index of the entry of its direction, once it is in the table.
+    pub index: u32,
+    /// Most bytes of its connection's packets, for an ICMP error.
+    pub mtu: u32,
+    /// Its port after its destination was replaced.
+    pub target_port: u16,
+    /// Its port after its source was replaced.
+    pub source_port: u16,
+    /// Slot of the stack-side port that it was addressed to.
+    pub at: u16,
+    /// Slot of the port whose stack would send it on.
+    pub via: u16,
+    /// Slot of the gateway port of the network that its new destination is in; 0 is none.
+    pub inside_slot: u16,
+    /// The rule that replaced its destination; 0 is none.
+    pub target_rule: u16,
+    /// The rule that replaces its source; 0 is none.
+    pub source_rule: u16,
+    /// `FLOW_…` bits for the entry of its direction.
+    pub flags: u16,
+    /// `FLOW_…` bits for the entry of the other direction.
+    pub reply_flags: u16,
+    /// It came from inside, through a gateway port.
+    pub inside: bool,
+    /// It leaves to the inside.
+    pub to_inside: bool,
+}
+
+/// Everything that routing and translation look at and change.
+pub trait Gateway: Effects + FlowTable {
+    /// Index of the entry of `key`, or [`NO_FLOW`](crate::flow::table::NO_FLOW).
+    fn find_flow(&self, key: &FlowKey) -> u32;
+    /// Asks the host's routing where packets of `key` go that come in by `ifindex`.
+    fn route(&self, ifindex: u32, key: &FlowKey, route: &mut Route);
+    /// Whether a socket of the host takes packets with this key.
+    fn host_socket(&self, key: &FlowKey) -> bool;
+    /// The rule with this id.
+    fn nat_rule(&self, generation: u32, id: u16) -> Option<&NatRule>;
+    /// What the longest prefix of `key` stands for.
+    fn nat_match(&self, key: &NatMatchKey) -> Option<u32>;
+    /// Reads a mapping that is not on its way out.
+    fn binding_look(&self, key: &BindingKey, binding: &mut Binding) -> bool;
+    /// Reads a mapping that is not on its way out, and holds it.
+    fn binding_hold(&self, key: &BindingKey, binding: &mut Binding) -> bool;
+    /// Adds a mapping, held once; false when there is one or the table is full.
+    fn binding_add(&self, key: &BindingKey, binding: &Binding) -> bool;
+    /// Gives back a hold of the mapping of `key` to `addr` and `port`; true when it was the last,
+    /// and the mapping is gone.
+    fn binding_release(&self, key: &BindingKey, addr: &Addr, port: u16) -> bool;
+    /// Runs [`crate::nat::ports::try_one`] up to `times` times, until it says that it is done.
+    fn search_port(&self, work: &mut Work, times: u32);
+    /// A random number.
+    fn random(&self) -> u32;
+    /// The host's own range of ports for outgoing connections.
+    fn ephemeral_ports(&self) -> (u16, u16);
+    /// Connections in the table.
+    fn flow_count(&self) -> u32;
+    /// Adds to the number of connections.
+    fn add_flow_count(&self, delta: i32);
+    /// Connections of a VM's port.
+    fn owner_count(&self, slot: u16) -> u32;
+    /// Adds to the connections of a VM's port.
+    fn add_owner_count(&self, slot: u16, delta: i32);
+    /// Counts a connection for the table and for its rules.
+    fn count_flow(&self, what: FlowCount, rule: u16);
+    /// Remembers the flow of a fragmented packet.
+    fn fragment_put(&self, key: &FragmentKey, fragment: &Fragment);
+    /// The flow of a fragmented packet.
+    fn fragment_find(&self, key: &FragmentKey) -> Option<Fragment>;
+    /// Whether another ICMP error may be made now.
+    fn icmp_take(&self) -> bool;
+}
+
+/// What is counted of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowCount {
+    /// One was taken on.
+    Created,
+    /// One ended.
+    Ended,
+    /// One that never had an answer made room for another.
+    Evicted,
+    /// A rule was applied to one.
+    Hit,
+    /// A connection of a rule ended.
+    RuleEnded,
+    /// An external port was taken.
+    PortTaken,
+    /// An external port was given back.
+    PortReleased,
+    /// No external port was free.
+    Exhausted,
+}

@@ -1,0 +1,448 @@
+//! [`FlowTable`] and [`Gateway`] over the maps and helpers.
+
+use core::{ffi::c_void, intrinsics};
+
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NO_SRC_ADDR, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as FibParams, bpf_sock_tuple,
+    },
+    btf_maps::lpm_trie::Key,
+    helpers::{
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_loop, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_skc_lookup_tcp,
+    },
+};
+use vnet_common::{
+    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowTags, NatCounters, NatMatchKey, NatRule,
+    flow::{is_v4, mapped},
+    nat::{self, NAT_MATCH_BITS},
+};
+use vnet_ebpf::{
+    flow::table::{self, FlowTable},
+    gateway::{FlowCount, Fragment, FragmentKey, Gateway, Route, RouteKind, Work},
+    ip::proto,
+    nat::ports,
+    rate,
+    tables::Tables as _,
+};
+
+use super::{
+    maps::{
+        BINDINGS, EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS, FLOW_SEED,
+        FLOW_TAGS, FLOWS, FRAGMENTS, ICMP_LIMIT, NAT_COUNTERS, NAT_MATCH, NAT_RULES, PORT_FLOWS,
+        WORK,
+    },
+    tables::{Kernel, atomic_add},
+};
+
+/// Address families, as bpf_fib_lookup names them.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// The network namespace that the packet is in.
+const CURRENT_NETNS: u64 = u64::MAX;
+/// Nanoseconds between the ICMP errors that one CPU makes.
+const ICMP_INTERVAL_NS: u32 = 1_000_000;
+
+/// Compares and exchanges a word; a full barrier.
+///
+/// # Safety
+/// `word` points to aligned map memory.
+#[inline(always)]
+unsafe fn exchange(word: *mut u32, old: u32, new: u32) -> bool {
+    use intrinsics::AtomicOrdering::SeqCst;
+    // SAFETY: the caller's promise.
+    unsafe { intrinsics::atomic_cxchg::<u32, { SeqCst }, { SeqCst }>(word, old, new).0 == old }
+}
+
+impl FlowTable for Kernel {
+    #[inline(always)]
+    fn flow_tags(&self, bucket: u32) -> Option<*mut FlowTags> {
+        FLOW_TAGS.get_ptr_mut(bucket)
+    }
+
+    #[inline(always)]
+    fn flow(&self, index: u32) -> Option<*mut FlowEntry> {
+        FLOWS.get_ptr_mut(index)
+    }
+
+    #[inline(always)]
+    fn flow_buckets(&self) -> u32 {
+        FLOW_BUCKETS.load()
+    }
+
+    #[inline(always)]
+    fn flow_seed(&self) -> u64 {
+        FLOW_SEED.load()
+    }
+
+    #[inline(always)]
+    unsafe fn exchange(&self, tag: *mut u32, old: u32, new: u32) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { exchange(tag, old, new) }
+    }
+}
+
+/// Finds a flow. A subprogram that returns a number lets the verifier forget in which of many places
+/// it was.
+#[inline(never)]
+fn find_flow(key: &FlowKey) -> u32 {
+    table::find(&Kernel::bare(), key)
+}
+
+/// An IPv4 address in the words that helpers take.
+#[inline(always)]
+fn v4_word(addr: &Addr) -> u32 {
+    u32::from_ne_bytes([addr[12], addr[13], addr[14], addr[15]])
+}
+
+/// An IPv6 address in the words that helpers take.
+#[inline(always)]
+fn v6_words(addr: &Addr) -> [u32; 4] {
+    let mut words = [0; 4];
+    let mut i = 0;
+    while i < 4 {
+        words[i] = u32::from_ne_bytes([
+            addr[4 * i],
+            addr[4 * i + 1],
+            addr[4 * i + 2],
+            addr[4 * i + 3],
+        ]);
+        i += 1;
+    }
+    words
+}
+
+/// Asks the host's routing.
+#[inline(never)]
+fn ask_route(ctx: *mut c_void, ifindex: u32, key: &FlowKey, route: &mut Route) {
+    let v4 = is_v4(&key.src);
+    *route = Route::NONE;
+    // SAFETY: plain data.
+    let mut params: FibParams = unsafe { core::mem::zeroed() };
+    let mut flags = if FIB_SRC.load() != 0 {
+        BPF_FIB_LOOKUP_SRC
+    } else {
+        0
+    };
+    let mut tries = 0;
+    let mut ret = 0;
+    while tries < 2 {
+        params.family = if v4 { AF_INET } else { AF_INET6 };
+        params.l4_protocol = key.proto;
+        params.sport = key.sport.to_be();
+        params.dport = key.dport.to_be();
+        // With a length the route's MTU is looked at and told; one byte always fits
+        // (net/core/filter.c, bpf_ipv4_fib_lookup).
+        params.__bindgen_anon_1.tot_len = 1;
+        params.ifindex = ifindex;
+        if v4 {
+            params.__bindgen_anon_3.ipv4_src = v4_word(&key.src);
+            params.__bindgen_anon_4.ipv4_dst = v4_word(&key.dst);
+        } else {
+            params.__bindgen_anon_3.ipv6_src = v6_words(&key.src);
+            params.__bindgen_anon_4.ipv6_dst = v6_words(&key.dst);
+        }
+        // SAFETY: the context is the program's and the parameters as long as is said.
+        ret = unsafe { bpf_fib_lookup(ctx, &raw mut params, size_of::<FibParams>() as i32, flags) }
+            as u32;
+        if ret != BPF_FIB_LKUP_RET_NO_SRC_ADDR {
+            break;
+        }
+        flags = 0;
+        tries += 1;
+    }
+    match ret {
+        BPF_FIB_LKUP_RET_SUCCESS => {
+            route.next_hop = params.dmac;
+            // SAFETY: the lookup has written it.
+            route.mtu = u32::from(unsafe { params.__bindgen_anon_1.mtu_result });
+        }
+        BPF_FIB_LKUP_RET_NO_NEIGH => {}
+        // Blackhole, unreachable, prohibited: what the stack does with them is an error to the
+        // sender, as with anything it does not forward.
+        _ => return,
+    }
+    route.kind = RouteKind::Out;
+    route.ifindex = params.ifindex;
+    if flags != 0 {
+        // SAFETY: the family's variant was written.
+        unsafe {
+            if v4 {
+                route.src = mapped(params.__bindgen_anon_3.ipv4_src.to_ne_bytes());
+            } else {
+                let words = params.__bindgen_anon_3.ipv6_src;
+                let mut i = 0;
+                while i < 4 {
+                    let bytes = words[i].to_ne_bytes();
+                    route.src[4 * i] = bytes[0];
+                    route.src[4 * i + 1] = bytes[1];
+                    route.src[4 * i + 2] = bytes[2];
+                    route.src[4 * i + 3] = bytes[3];
+                    i += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Whether a socket of the host takes packets with this key.
+#[inline(never)]
+fn host_socket(ctx: *mut c_void, key: &FlowKey) -> bool {
+    // SAFETY: plain data.
+    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+    let size = if is_v4(&key.src) {
+        // SAFETY: the variant of the size that is told.
+        unsafe {
+            let v4 = &mut tuple.__bindgen_anon_1.ipv4;
+            v4.saddr = v4_word(&key.src);
+            v4.daddr = v4_word(&key.dst);
+            v4.sport = key.sport.to_be();
+            v4.dport = key.dport.to_be();
+        }
+        12
+    } else {
+        // SAFETY: as above.
+        unsafe {
+            let v6 = &mut tuple.__bindgen_anon_1.ipv6;
+            v6.saddr = v6_words(&key.src);
+            v6.daddr = v6_words(&key.dst);
+            v6.sport = key.sport.to_be();
+            v6.dport = key.dport.to_be();
+        }
+        36
+    };
+    // SAFETY: the context is the program's; what is found is given back at once.
+    unsafe {
+        let socket: *mut c_void = match key.proto {
+            proto::TCP => bpf_skc_lookup_tcp(ctx, &raw mut tuple, size, CURRENT_NETNS, 0).cast(),
+            proto::UDP => bpf_sk_lookup_udp(ctx, &raw mut tuple, size, CURRENT_NETNS, 0).cast(),
+            _ => return false,
+        };
+        if socket.is_null() {
+            return false;
+        }
+        bpf_sk_release(socket);
+    }
+    true
+}
+
+/// A step of the search for a port: the work is this CPU's.
+extern "C" fn try_port(_index: u64, kernel: *const Kernel) -> i64 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: bpf_loop hands over what search_port() gave it, and the work is this CPU's own.
+    unsafe { i64::from(ports::try_one(&mut *work, &*kernel)) }
+}
+
+/// Changes a rule's counters on this CPU.
+#[inline(always)]
+fn count_rule(rule: u16, change: impl FnOnce(&mut NatCounters)) {
+    if let Some(counters) = NAT_COUNTERS.get_ptr_mut(u32::from(rule)) {
+        // SAFETY: this CPU's own counters.
+        change(unsafe { &mut *counters });
+    }
+}
+
+/// Takes or only looks at a mapping: reads it to `binding` and says whether it is there.
+#[inline(never)]
+fn read_binding(key: &BindingKey, binding: &mut Binding, hold: bool) -> bool {
+    let Some(value) = BINDINGS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: map memory; `refs` is an aligned word.
+    unsafe {
+        let refs = &raw mut (*value).refs;
+        let mut tries = 0;
+        loop {
+            let count = core::ptr::read_volatile(refs);
+            // Whoever brought it to zero takes it away: it is nobody's any more.
+            if count == 0 || tries >= 4 {
+                return false;
+            }
+            if !hold || exchange(refs, count, count + 1) {
+                *binding = core::ptr::read(value);
+                return true;
+            }
+            tries += 1;
+        }
+    }
+}
+
+/// Gives back a hold; true when it was the last.
+#[inline(never)]
+fn release_binding(key: &BindingKey, addr: &Addr, port: u16) -> bool {
+    let Some(value) = BINDINGS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: map memory; `refs` is an aligned word.
+    unsafe {
+        let mut differs = u32::from((*value).port ^ port);
+        let mut i = 0;
+        while i < 16 {
+            differs |= u32::from((*value).addr[i] ^ addr[i]);
+            i += 1;
+        }
+        // Another mapping by now.
+        if differs != 0 {
+            return false;
+        }
+        if atomic_add(&raw mut (*value).refs, -1) != 1 {
+            return false;
+        }
+    }
+    BINDINGS.remove(key).is_ok()
+}
+
+impl Gateway for Kernel {
+    #[inline(always)]
+    fn find_flow(&self, key: &FlowKey) -> u32 {
+        find_flow(key)
+    }
+
+    #[inline(always)]
+    fn route(&self, ifindex: u32, key: &FlowKey, route: &mut Route) {
+        ask_route(self.ctx, ifindex, key, route);
+    }
+
+    #[inline(always)]
+    fn host_socket(&self, key: &FlowKey) -> bool {
+        host_socket(self.ctx, key)
+    }
+
+    #[inline(always)]
+    fn nat_rule(&self, generation: u32, id: u16) -> Option<&NatRule> {
+        NAT_RULES.get(generation * nat::NAT_RULES + u32::from(id))
+    }
+
+    #[inline(always)]
+    fn nat_match(&self, key: &NatMatchKey) -> Option<u32> {
+        NAT_MATCH.get(&Key::new(NAT_MATCH_BITS, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn binding_look(&self, key: &BindingKey, binding: &mut Binding) -> bool {
+        read_binding(key, binding, false)
+    }
+
+    #[inline(always)]
+    fn binding_hold(&self, key: &BindingKey, binding: &mut Binding) -> bool {
+        read_binding(key, binding, true)
+    }
+
+    #[inline(always)]
+    fn binding_add(&self, key: &BindingKey, binding: &Binding) -> bool {
+        const NO_EXIST: u64 = 1;
+        BINDINGS.insert(key, binding, NO_EXIST).is_ok()
+    }
+
+    #[inline(always)]
+    fn binding_release(&self, key: &BindingKey, addr: &Addr, port: u16) -> bool {
+        release_binding(key, addr, port)
+    }
+
+    #[inline(always)]
+    fn search_port(&self, _work: &mut Work, times: u32) {
+        let kernel = *self;
+        // SAFETY: the callback takes what it is given here, and the context outlives the loop.
+        unsafe {
+            bpf_loop(
+                times,
+                try_port as *mut c_void,
+                (&raw const kernel).cast_mut().cast(),
+                0,
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes nothing.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn ephemeral_ports(&self) -> (u16, u16) {
+        let range = EPHEMERAL.load();
+        ((range >> 16) as u16, range as u16)
+    }
+
+    #[inline(always)]
+    fn flow_count(&self) -> u32 {
+        FLOW_COUNT.get(0).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn add_flow_count(&self, delta: i32) {
+        if let Some(count) = FLOW_COUNT.get_ptr_mut(0) {
+            // SAFETY: map memory.
+            unsafe { atomic_add(count, delta) };
+        }
+    }
+
+    #[inline(always)]
+    fn owner_count(&self, slot: u16) -> u32 {
+        PORT_FLOWS.get(u32::from(slot)).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn add_owner_count(&self, slot: u16, delta: i32) {
+        if let Some(count) = PORT_FLOWS.get_ptr_mut(u32::from(slot)) {
+            // SAFETY: map memory.
+            unsafe { atomic_add(count, delta) };
+        }
+    }
+
+    #[inline(always)]
+    fn count_flow(&self, what: FlowCount, rule: u16) {
+        match what {
+            FlowCount::Hit => count_rule(rule, |c| c.hits += 1),
+            FlowCount::RuleEnded => count_rule(rule, |c| c.ended += 1),
+            FlowCount::PortTaken => count_rule(rule, |c| c.ports_taken += 1),
+            FlowCount::PortReleased => count_rule(rule, |c| c.ports_released += 1),
+            FlowCount::Exhausted => count_rule(rule, |c| c.exhausted += 1),
+            FlowCount::Created | FlowCount::Ended | FlowCount::Evicted => {
+                if let Some(counters) = FLOW_COUNTERS.get_ptr_mut(0) {
+                    // SAFETY: this CPU's own counters.
+                    unsafe {
+                        match what {
+                            FlowCount::Created => (*counters).created += 1,
+                            FlowCount::Ended => (*counters).ended += 1,
+                            _ => (*counters).evicted += 1,
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fragment_put(&self, key: &FragmentKey, fragment: &Fragment) {
+        // A table that is full forgets the oldest.
+        let _ = FRAGMENTS.insert(key, fragment, 0);
+    }
+
+    #[inline(always)]
+    fn fragment_find(&self, key: &FragmentKey) -> Option<Fragment> {
+        // SAFETY: copied at once; what replaces it meanwhile is checked by its tag.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn icmp_take(&self) -> bool {
+        let Some(next) = ICMP_LIMIT.get_ptr_mut(0) else {
+            return false;
+        };
+        // SAFETY: this CPU's own state.
+        unsafe {
+            match rate::take(*next, self.now_ns(), ICMP_INTERVAL_NS, 1) {
+                Some(at) => {
+                    *next = at;
+                    true
+                }
+                None => false,
+            }
+        }
+    }
+}

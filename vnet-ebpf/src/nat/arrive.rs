@@ -1,0 +1,286 @@
+//! What becomes of a packet for the gateway that the fast path left alone.
+
+use vnet_common::{
+    DropReason,
+    nat::NatMatch,
+    port::{PORT_GATEWAY, PORT_NATED},
+};
+
+use super::{
+    Outcome, Tell,
+    close::{close, expire},
+    open, rules,
+    wayout::renew,
+};
+use crate::{
+    decide::Plan,
+    flow::table::{NO_FLOW, tag_of},
+    gateway::{FRAGMENT_S, Fragment, FragmentKey, Gateway, RouteKind, Work},
+    gso,
+    ip::{self, IPV6, Icmp, Part, Unread},
+    meta::Meta,
+    window::Window,
+};
+
+/// Decides what becomes of the packet. With [`Outcome::SEND`], [`Outcome::RELATED`] and
+/// [`Outcome::FRAGMENT`], `work.index` is its flow's entry.
+#[inline(always)]
+pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
+    work: &mut Work,
+    plan: &Plan,
+    meta: &Meta,
+    window: &W,
+    gateway: &G,
+) -> Outcome {
+    begin(work, plan, gateway);
+    let frame = &plan.frame;
+    let l3 = frame.payload_offset();
+    let read = ip::read(window, l3, frame.ether_type == IPV6, &mut work.ip);
+    let work = gateway.opaque(work);
+    work.ip.key.segment = plan.segment;
+    if read == Err(Unread::Malformed) {
+        return if work.inside {
+            Outcome::drop(DropReason::IpMalformed)
+        } else {
+            Outcome::STACK
+        };
+    }
+    if matches!(work.ip.icmp, Icmp::Error) && !matches!(work.ip.part, Part::Later) {
+        let outcome = related(work, window, gateway);
+        return if outcome == Outcome::GO_ON {
+            of_nobody(work, DropReason::NatIcmpUnrelated, gateway)
+        } else {
+            outcome
+        };
+    }
+    let outcome = if matches!(work.ip.part, Part::Later) {
+        later_fragment(work, gateway)
+    } else {
+        known(work, plan, gateway)
+    };
+    let work = gateway.opaque(work);
+    let outcome = if outcome == Outcome::GO_ON {
+        if matches!(work.ip.part, Part::Later) {
+            of_nobody(work, DropReason::NatFragment, gateway)
+        } else {
+            begin_flow(work, plan, gateway)
+        }
+    } else {
+        outcome
+    };
+    let work = gateway.opaque(work);
+    if outcome == Outcome::SEND || outcome == Outcome::FRAGMENT {
+        let l3_len = gso::wire_l3_len(meta, &plan.frame, window);
+        return check_way(work, l3_len, outcome, gateway);
+    }
+    outcome
+}
+
+/// Notes where the packet is.
+#[inline(always)]
+fn begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
+    work.generation = plan.generation;
+    work.at = plan.stack_slot;
+    work.index = NO_FLOW;
+    work.inside = gateway
+        .port(plan.generation, plan.stack_slot)
+        .is_some_and(|at| at.flags & PORT_GATEWAY != 0);
+    work.to_inside = false;
+}
+
+/// The packet's flow, when there is one that stands.
+#[inline(never)]
+fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    let index = gateway.find_flow(&work.ip.key);
+    if index == NO_FLOW || expire(work, index, gateway) {
+        return Outcome::GO_ON;
+    }
+    work.index = index;
+    let outcome = renew(work, plan, gateway);
+    if outcome == Outcome::STACK {
+        // Not what it was: the packet is decided as if it were the first.
+        close(work, gateway);
+        return Outcome::GO_ON;
+    }
+    if outcome == Outcome::GO_ON {
+        Outcome::SEND
+    } else {
+        outcome
+    }
+}
+
+/// Takes on the connection that the packet begins.
+#[inline(always)]
+fn begin_flow<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    let mut outcome = open::find_target(work, gateway);
+    if outcome == Outcome::GO_ON {
+        outcome = open::find_mapping(work, gateway);
+    }
+    if outcome == Outcome::GO_ON {
+        outcome = open::find_route(work, gateway);
+    }
+    if outcome == Outcome::GO_ON {
+        outcome = open::find_source(work, gateway);
+    }
+    // A packet that would not get through is no reason to take a port.
+    if outcome == Outcome::GO_ON && work.ip.ttl <= 1 {
+        outcome = Outcome::refuse(DropReason::IpTtl, Tell::TimeExceeded);
+    }
+    if outcome == Outcome::GO_ON {
+        outcome = open::may_begin(work, gateway);
+    }
+    if outcome == Outcome::GO_ON {
+        outcome = open::map_source(work, gateway);
+    }
+    if outcome != Outcome::GO_ON {
+        return outcome;
+    }
+    outcome = open::enter(work, plan, gateway);
+    if outcome == Outcome::GO_ON {
+        open::contact(work, gateway);
+        outcome = open::put(work, gateway);
+    }
+    if outcome != Outcome::GO_ON {
+        open::give_back(work, gateway);
+        return outcome;
+    }
+    open::book(work, gateway)
+}
+
+/// Whether the way out takes the packet.
+#[inline(never)]
+fn check_way<G: Gateway + ?Sized>(
+    work: &mut Work,
+    l3_len: u32,
+    outcome: Outcome,
+    gateway: &G,
+) -> Outcome {
+    let Some(entry) = gateway.flow(work.index) else {
+        return Outcome::drop(DropReason::NatMidStream);
+    };
+    // SAFETY: the table's own entry.
+    let (mtu, tag) = unsafe { (u32::from((*entry).mtu), tag_of(gateway, work.index)) };
+    if work.ip.ttl <= 1 {
+        return Outcome::refuse(DropReason::IpTtl, Tell::TimeExceeded);
+    }
+    if matches!(work.ip.part, Part::First) {
+        let key = fragment_key(work);
+        let fragment = Fragment {
+            index: work.index,
+            tag,
+            seen_s: gateway.now_s(),
+        };
+        gateway.fragment_put(&key, &fragment);
+    }
+    if l3_len > mtu {
+        work.mtu = mtu;
+        return if work.ip.dont_fragment {
+            Outcome::refuse(DropReason::MtuExceeded, Tell::TooBig)
+        } else {
+            Outcome::drop(DropReason::MtuExceeded)
+        };
+    }
+    outcome
+}
+
+#[inline(always)]
+fn fragment_key(work: &Work) -> FragmentKey {
+    FragmentKey {
+        src: work.ip.key.src,
+        dst: work.ip.key.dst,
+        id: work.ip.id,
+        segment: work.ip.key.segment,
+        proto: work.ip.key.proto,
+        reserved: 0,
+    }
+}
+
+/// The flow that a later fragment's first one belonged to.
+#[inline(never)]
+fn later_fragment<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let key = fragment_key(work);
+    match gateway.fragment_find(&key) {
+        Some(fragment)
+            if gateway.now_s().saturating_sub(fragment.seen_s) <= FRAGMENT_S
+                && tag_of(gateway, fragment.index) == fragment.tag =>
+        {
+            work.index = fragment.index;
+            Outcome::FRAGMENT
+        }
+        _ => Outcome::GO_ON,
+    }
+}
+
+/// What becomes of a packet that belongs to a flow by its nature, and of which none is known: the
+/// host's own are the host's, the others go nowhere.
+#[inline(never)]
+fn of_nobody<G: Gateway + ?Sized>(work: &mut Work, reason: DropReason, gateway: &G) -> Outcome {
+    let addr = work.ip.key.dst;
+    if !work.inside {
+        let answered = rules::look_up(
+            gateway,
+            work.generation,
+            NatMatch::Answer,
+            work.at,
+            &addr,
+            0,
+        );
+        return if answered.is_some() {
+            Outcome::drop(reason)
+        } else {
+            Outcome::STACK
+        };
+    }
+    let Some(at) = gateway.port(work.generation, work.at) else {
+        return Outcome::drop(reason);
+    };
+    gateway.route(at.ifindex, &work.ip.key, &mut work.route);
+    if matches!(work.route.kind, RouteKind::Stack) {
+        return Outcome::STACK;
+    }
+    // Without translation the host forwards it; with it nothing leaves that no flow knows.
+    let guarded = rules::look_up(
+        gateway,
+        work.generation,
+        NatMatch::Guard,
+        0,
+        &work.ip.key.src,
+        0,
+    );
+    if at.flags & PORT_NATED != 0 || guarded.is_some() {
+        Outcome::drop(reason)
+    } else {
+        Outcome::STACK
+    }
+}
+
+/// The flow that an ICMP error is about (RFC 5508, REQ-3 to REQ-5): the one whose packets come back
+/// the way that the embedded packet went. Its headers are left in `work.change` for the translation.
+#[inline(never)]
+fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
+    work: &mut Work,
+    window: &W,
+    gateway: &G,
+) -> Outcome {
+    let inner_l3 = work.ip.l4 as usize + 8;
+    let v6 = work.ip.v6;
+    if ip::read_embedded(window, inner_l3, v6, &mut work.inner) != Ok(()) {
+        return Outcome::GO_ON;
+    }
+    let inner = work.inner.key;
+    work.key = vnet_common::FlowKey {
+        src: inner.dst,
+        dst: inner.src,
+        sport: inner.dport,
+        dport: inner.sport,
+        segment: work.ip.key.segment,
+        proto: inner.proto,
+        reserved: 0,
+    };
+    let index = gateway.find_flow(&work.key);
+    if index == NO_FLOW {
+        return Outcome::GO_ON;
+    }
+    work.index = index;
+    Outcome::RELATED
+}

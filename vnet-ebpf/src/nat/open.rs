@@ -1,0 +1,693 @@
+//! Deciding the first packet of a connection: its destination, its route, its source; and taking the
+//! connection on.
+
+use vnet_common::{
+    Binding, BindingKey, DropReason, Event, EventKind, FlowEntry, FlowKey,
+    flow::{
+        FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY, FLOW_SNAT,
+        FLOW_STATIC,
+    },
+    nat::{BindingKind, NAT_ADF, NAT_APDF, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind, NatMatch},
+    port::{PORT_GATEWAY, PORT_NATED},
+    switch::SWITCH_MID_STREAM,
+};
+
+use super::{
+    Outcome, Tell,
+    close::{close, evict},
+    ports,
+    rules::{is_within, look_up, nth_addr, replace_prefix, spread},
+    wayout::{find_port, mtu_of, stack_slot},
+};
+use crate::{
+    decide::Plan,
+    flow::{
+        state,
+        table::{Inserted, insert},
+    },
+    gateway::{FlowCount, Gateway, RouteKind, Work},
+    ip::{Icmp, has_ports},
+};
+
+/// Decides where the packet is to go: to a VM behind a forward, a one-to-one address or a mapping, or
+/// where it says.
+#[inline(never)]
+pub fn find_target<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let key = &work.ip.key;
+    work.target = key.dst;
+    work.target_port = key.dport;
+    work.target_rule = 0;
+    work.source_rule = 0;
+    work.inside_slot = 0;
+    work.flags = if work.inside { FLOW_INSIDE } else { 0 };
+    work.reply_flags = FLOW_REPLY;
+    if has_ports(key.proto) {
+        let scope = u16::from(key.proto);
+        let id = look_up(
+            gateway,
+            work.generation,
+            NatMatch::Listen,
+            scope,
+            &key.dst,
+            key.dport,
+        );
+        if let Some(id) = id
+            && let Some(rule) = gateway.nat_rule(work.generation, id as u16)
+            && matches!(rule.kind, NatKind::Dnat)
+            && (rule.via == 0 || work.inside || rule.via == work.at)
+            && is_within(&key.src, &rule.from, rule.from_len)
+        {
+            work.target = rule.internal;
+            work.target_port = if rule.to_lo == rule.to_hi {
+                rule.to_lo
+            } else {
+                rule.to_lo
+                    .wrapping_add(key.dport.wrapping_sub(rule.port_lo))
+            };
+            work.target_rule = id as u16;
+            work.inside_slot = rule.inside;
+            work.flags |= FLOW_DNAT;
+            return Outcome::GO_ON;
+        }
+    }
+    let id = look_up(gateway, work.generation, NatMatch::Static, 0, &key.dst, 0);
+    if let Some(id) = id
+        && let Some(rule) = gateway.nat_rule(work.generation, id as u16)
+        && matches!(rule.kind, NatKind::Static)
+        && (rule.via == 0 || work.inside || rule.via == work.at)
+    {
+        replace_prefix(rule, false, &key.dst, &mut work.target);
+        work.target_rule = id as u16;
+        work.inside_slot = rule.inside;
+        work.flags |= FLOW_DNAT | FLOW_STATIC;
+        return Outcome::GO_ON;
+    }
+    Outcome::GO_ON
+}
+
+/// Decides whether the packet is for a mapping that its destination stands for, and may use it.
+#[inline(never)]
+pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let key = work.ip.key;
+    if work.flags & FLOW_DNAT != 0 || !(has_ports(key.proto) || matches!(work.ip.icmp, Icmp::Reply))
+    {
+        return Outcome::GO_ON;
+    }
+    work.binding_key = BindingKey {
+        addr: key.dst,
+        port: key.dport,
+        proto: key.proto,
+        kind: BindingKind::External as u8,
+        ..BindingKey::default()
+    };
+    if !gateway.binding_look(&work.binding_key, &mut work.binding) {
+        return Outcome::GO_ON;
+    }
+    let mapping = work.binding;
+    let Some(rule) = gateway.nat_rule(work.generation, mapping.rule) else {
+        return Outcome::GO_ON;
+    };
+    if rule.print != mapping.rule_print {
+        return Outcome::GO_ON;
+    }
+    let own = rule.flags & NAT_OWN_ADDRESS != 0;
+    // What is not for the mapping may be for a socket of the host.
+    let refused = if own {
+        Outcome::STACK
+    } else {
+        Outcome::drop(DropReason::NatFiltered)
+    };
+    if rule.flags & NAT_APDF != 0 {
+        return refused;
+    }
+    if rule.flags & NAT_ADF != 0 {
+        work.binding_key.remote = key.src;
+        work.binding_key.kind = BindingKind::Contact as u8;
+        let known = gateway.binding_look(&work.binding_key, &mut work.binding);
+        if !known {
+            return refused;
+        }
+    } else if own && gateway.host_socket(&key) {
+        return Outcome::STACK;
+    }
+    work.target = mapping.addr;
+    work.target_port = mapping.port;
+    work.target_rule = mapping.rule;
+    work.inside_slot = rule.inside;
+    work.flags |= FLOW_DNAT;
+    work.reply_flags |= FLOW_BOUND;
+    Outcome::GO_ON
+}
+
+/// Decides by which port's stack the packet leaves.
+#[inline(never)]
+pub fn find_route<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let translated = work.flags & FLOW_DNAT != 0;
+    if !work.inside && !translated {
+        // What comes in from outside and is nobody's here is the host's, unless it is for an
+        // address that the host does not hold.
+        let answered = look_up(
+            gateway,
+            work.generation,
+            NatMatch::Answer,
+            work.at,
+            &work.ip.key.dst,
+            0,
+        );
+        return if answered.is_some() {
+            Outcome::drop(DropReason::NatNoMapping)
+        } else {
+            Outcome::STACK
+        };
+    }
+    let ask = if work.inside {
+        work.at
+    } else {
+        work.inside_slot
+    };
+    let Some(ask) = gateway.port(work.generation, ask) else {
+        return Outcome::drop(DropReason::IpNoRoute);
+    };
+    work.key = work.ip.key;
+    work.key.dst = work.target;
+    work.key.dport = work.target_port;
+    gateway.route(ask.ifindex, &work.key, &mut work.route);
+    // Not forwarded: the host's own, or no route, which the host's stack says better.
+    let elsewhere = if translated {
+        Outcome::drop(DropReason::IpNoRoute)
+    } else {
+        Outcome::STACK
+    };
+    if !matches!(work.route.kind, RouteKind::Out) {
+        return elsewhere;
+    }
+    // An interface that is none of the switch's is the host's business.
+    let Some(slot) = stack_slot(gateway, work.generation, work.route.ifindex) else {
+        return elsewhere;
+    };
+    let Some(via) = gateway.port(work.generation, slot) else {
+        return elsewhere;
+    };
+    // Back into the network that it came from: the host tells the VM that there is a shorter way.
+    if slot == work.at && !translated {
+        return Outcome::STACK;
+    }
+    work.via = slot;
+    work.to_inside = via.flags & PORT_GATEWAY != 0;
+    work.reply.key.segment = via.native_segment;
+    if work.to_inside {
+        work.reply_flags |= FLOW_INSIDE;
+    } else if translated {
+        // A forward that leads out again.
+        return Outcome::drop(DropReason::IpNoRoute);
+    }
+    Outcome::GO_ON
+}
+
+/// Decides whose address the packet leaves with.
+#[inline(never)]
+pub fn find_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    work.source = work.ip.key.src;
+    work.source_port = work.ip.key.sport;
+    if work.to_inside && (!work.inside || work.flags & FLOW_DNAT == 0) {
+        return Outcome::GO_ON;
+    }
+    // Out to the world, or back in through an external address (hairpinning, RFC 4787, REQ-9): there
+    // the source is mapped as on the way that the external address belongs to.
+    let scope = if work.to_inside {
+        match gateway.nat_rule(work.generation, work.target_rule) {
+            Some(rule) => rule.via,
+            None => 0,
+        }
+    } else {
+        work.via
+    };
+    let id = look_up(
+        gateway,
+        work.generation,
+        NatMatch::Source,
+        scope,
+        &work.ip.key.src,
+        0,
+    );
+    let id = match id {
+        Some(id) => id as u16,
+        // The forward's own address, so that the answers come back this way.
+        None if work.to_inside => work.target_rule,
+        None => return untranslated(work, gateway),
+    };
+    work.source_rule = id;
+    let Some(rule) = gateway.nat_rule(work.generation, id) else {
+        return untranslated(work, gateway);
+    };
+    match rule.kind {
+        NatKind::Static => {
+            replace_prefix(rule, true, &work.ip.key.src, &mut work.source);
+            work.flags |= FLOW_SNAT | FLOW_STATIC;
+            return Outcome::GO_ON;
+        }
+        NatKind::Masquerade => {
+            let configured = if work.ip.v6 {
+                rule.internal
+            } else {
+                rule.external
+            };
+            work.source = if work.to_inside {
+                // The route leads inside, and does not tell the uplink's address.
+                if configured != [0; 16] {
+                    configured
+                } else {
+                    work.ip.key.dst
+                }
+            } else if work.route.src != [0; 16] {
+                work.route.src
+            } else {
+                configured
+            };
+        }
+        NatKind::Snat => {
+            work.source = nth_addr(&rule.external, spread(&work.ip.key.src, rule.pool_size));
+        }
+        NatKind::Dnat => work.source = work.ip.key.dst,
+        NatKind::Unused => return untranslated(work, gateway),
+    }
+    if work.source == [0; 16] {
+        return untranslated(work, gateway);
+    }
+    work.flags |= FLOW_SNAT;
+    Outcome::GO_ON
+}
+
+/// From a network that is translated nothing leaves as it is; others are the host's to forward.
+#[inline(always)]
+fn untranslated<G: Gateway + ?Sized>(work: &Work, gateway: &G) -> Outcome {
+    let nated = gateway
+        .port(work.generation, work.at)
+        .is_some_and(|at| at.flags & PORT_NATED != 0);
+    let guarded = look_up(
+        gateway,
+        work.generation,
+        NatMatch::Guard,
+        0,
+        &work.ip.key.src,
+        0,
+    );
+    if nated || guarded.is_some() {
+        Outcome::refuse(DropReason::NatUntranslated, Tell::Prohibited)
+    } else {
+        Outcome::STACK
+    }
+}
+
+/// Whether a connection may begin with the packet.
+#[inline(always)]
+pub fn may_begin<G: Gateway + ?Sized>(work: &Work, gateway: &G) -> Outcome {
+    let flags = gateway
+        .switch()
+        .map_or(0, |conf| conf.flags[(work.generation & 1) as usize]);
+    // Routed without translation, a connection may have been there before the gateway.
+    let translated = work.flags & (FLOW_SNAT | FLOW_DNAT) != 0;
+    if state::begins(&work.ip) || !translated || flags & SWITCH_MID_STREAM != 0 {
+        Outcome::GO_ON
+    } else {
+        Outcome::drop(DropReason::NatMidStream)
+    }
+}
+
+/// Finds or makes the mapping of the packet's source.
+#[inline(never)]
+pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    if work.flags & FLOW_SNAT == 0 {
+        return Outcome::GO_ON;
+    }
+    let Some(rule) = gateway.nat_rule(work.generation, work.source_rule) else {
+        return Outcome::drop(DropReason::NatUntranslated);
+    };
+    let key = work.ip.key;
+    // One to one, or a protocol without ports: the address alone.
+    if matches!(rule.kind, NatKind::Static)
+        || !(has_ports(key.proto) || matches!(work.ip.icmp, Icmp::Request))
+    {
+        return Outcome::GO_ON;
+    }
+    let exhausted = Outcome::refuse(DropReason::NatPortsExhausted, Tell::Prohibited);
+    // Through a forward's own address there is no mapping to keep.
+    let symmetric = rule.flags & NAT_SYMMETRIC != 0 || matches!(rule.kind, NatKind::Dnat);
+    if symmetric {
+        let port = ports::take(work, rule, gateway);
+        if port == 0 {
+            report_exhausted(work, gateway);
+            return exhausted;
+        }
+        gateway.count_flow(FlowCount::PortTaken, work.source_rule);
+        work.source_port = port;
+        work.flags |= FLOW_PORT;
+        return Outcome::GO_ON;
+    }
+    internal_key(work);
+    let mut known = Binding::default();
+    if gateway.binding_hold(&work.binding_key, &mut known) {
+        // Led back inside, the address is whatever the mapping has.
+        if work.to_inside {
+            work.source = known.addr;
+        }
+        if known.addr == work.source && known.rule_print == rule.print {
+            ports::reply_key(work, known.port);
+            if rule.flags & NAT_OWN_ADDRESS != 0 && gateway.host_socket(&work.key) {
+                // The host talks to that very remote end from that very port.
+                gateway.binding_release(&work.binding_key, &known.addr, known.port);
+                report_exhausted(work, gateway);
+                return exhausted;
+            }
+            hold_external(work, known.port, gateway);
+            work.source_port = known.port;
+            work.flags |= FLOW_BOUND;
+            return Outcome::GO_ON;
+        }
+        // The external address became another one, or the rule did: this mapping lives as long as
+        // its connections, and new ones cannot share it.
+        gateway.binding_release(&work.binding_key, &known.addr, known.port);
+        return exhausted;
+    }
+    work.binding = Binding {
+        addr: key.src,
+        port: key.sport,
+        rule: work.source_rule,
+        rule_print: rule.print,
+        segment: key.segment,
+        refs: 1,
+        owner: 0,
+        reserved: 0,
+    };
+    let port = ports::take(work, rule, gateway);
+    if port == 0 {
+        report_exhausted(work, gateway);
+        return exhausted;
+    }
+    work.source_port = port;
+    internal_key(work);
+    work.binding.addr = work.source;
+    work.binding.port = port;
+    if !gateway.binding_add(&work.binding_key, &work.binding) {
+        // Another CPU made the mapping meanwhile, or there is no room.
+        external_key(work, port);
+        gateway.binding_release(&work.binding_key, &key.src, key.sport);
+        return Outcome::drop(DropReason::NatTableFull);
+    }
+    gateway.count_flow(FlowCount::PortTaken, work.source_rule);
+    work.flags |= FLOW_BOUND;
+    Outcome::GO_ON
+}
+
+/// Writes the key of the source's mapping.
+#[inline(always)]
+fn internal_key(work: &mut Work) {
+    work.binding_key = BindingKey {
+        addr: work.ip.key.src,
+        remote: [0; 16],
+        port: work.ip.key.sport,
+        segment: work.ip.key.segment,
+        proto: work.ip.key.proto,
+        kind: BindingKind::Internal as u8,
+        rule: work.source_rule,
+    };
+}
+
+/// Writes the key of the source's mapping seen from outside.
+#[inline(always)]
+fn external_key(work: &mut Work, port: u16) {
+    work.binding_key = BindingKey {
+        addr: work.source,
+        port,
+        proto: work.ip.key.proto,
+        kind: BindingKind::External as u8,
+        ..BindingKey::default()
+    };
+}
+
+#[inline(always)]
+fn hold_external<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) {
+    external_key(work, port);
+    let mut other = Binding::default();
+    gateway.binding_hold(&work.binding_key, &mut other);
+}
+
+#[inline(always)]
+fn report_exhausted<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
+    gateway.count_flow(FlowCount::Exhausted, work.source_rule);
+    report(work, EventKind::PortsExhausted, gateway);
+}
+
+/// Reports an event about the packet's connection.
+#[inline(always)]
+fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
+    work.event = Event {
+        time_ns: gateway.now_ns(),
+        kind: kind as u32,
+        slot: work.forward.owner,
+        flow: work.ip.key,
+        nat_addr: work.source,
+        nat_port: work.source_port,
+        rule: work.source_rule,
+        ..Event::default()
+    };
+    gateway.report(&work.event);
+}
+
+/// Gives back what [`map_source`] took, when the connection is not taken on after all.
+#[inline(never)]
+pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
+    if work.flags & FLOW_PORT != 0 {
+        gateway.count_flow(FlowCount::PortReleased, work.source_rule);
+    }
+    if work.flags & FLOW_BOUND == 0 {
+        return;
+    }
+    let (port, key) = (work.source_port, work.ip.key);
+    internal_key(work);
+    if gateway.binding_release(&work.binding_key, &work.source, port) {
+        gateway.count_flow(FlowCount::PortReleased, work.source_rule);
+    }
+    external_key(work, port);
+    gateway.binding_release(&work.binding_key, &key.src, key.sport);
+}
+
+/// Takes the connection on: both entries, its mappings' contacts, its counters.
+#[inline(never)]
+pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    let Some(conf) = gateway.switch() else {
+        return Outcome::drop(DropReason::PortUnknown);
+    };
+    let Some(via) = gateway.port(work.generation, work.via) else {
+        return Outcome::drop(DropReason::IpNoRoute);
+    };
+    let now_s = gateway.now_s();
+    fill(work, plan, conf.epoch, now_s);
+    for entry in [&mut work.forward, &mut work.reply] {
+        entry.rule_print = gateway
+            .nat_rule(work.generation, entry.rule)
+            .map_or(0, |rule| rule.print);
+    }
+    work.forward.mtu = mtu_of(gateway, work.generation, via, work.route.mtu);
+    find_port(gateway, work.generation, &mut work.forward);
+    let back = gateway.port(work.generation, plan.port.slot);
+    work.reply.mtu = back.map_or(1500, |back| mtu_of(gateway, work.generation, back, 0));
+    let owner = if work.inside {
+        plan.port.slot
+    } else {
+        work.forward.slot
+    };
+    work.forward.owner = owner;
+    work.reply.owner = owner;
+    if gateway.owner_count(owner) >= conf.flow_quota {
+        report(work, EventKind::FlowQuota, gateway);
+        return Outcome::refuse(DropReason::NatQuota, Tell::Prohibited);
+    }
+    let full = gateway.flow_count() >= conf.flow_limit;
+    if full && !evict(work, gateway) {
+        report(work, EventKind::FlowTableFull, gateway);
+        return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
+    }
+    Outcome::GO_ON
+}
+
+/// Puts both entries into the table.
+#[inline(never)]
+pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let back = match insert(gateway, &work.reply) {
+        Inserted::At(index) => index,
+        Inserted::Exists => return Outcome::drop(DropReason::NatPortsExhausted),
+        Inserted::Full => return Outcome::drop(DropReason::NatTableFull),
+    };
+    work.forward.peer = back;
+    let forth = match insert(gateway, &work.forward) {
+        Inserted::At(index) => index,
+        other => {
+            let tag = crate::flow::table::tag_of(gateway, back);
+            crate::flow::table::remove(gateway, back, tag);
+            return Outcome::drop(if matches!(other, Inserted::Full) {
+                DropReason::NatTableFull
+            } else {
+                DropReason::NatMidStream
+            });
+        }
+    };
+    if let Some(reply) = gateway.flow(back) {
+        // SAFETY: the table's own entry; one aligned word.
+        unsafe { core::ptr::write_volatile(&raw mut (*reply).peer, forth) };
+    }
+    work.index = forth;
+    Outcome::GO_ON
+}
+
+/// Books a connection that is in the table.
+#[inline(never)]
+pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    gateway.add_flow_count(1);
+    gateway.add_owner_count(work.forward.owner, 1);
+    gateway.count_flow(FlowCount::Created, 0);
+    if work.forward.rule != 0 {
+        gateway.count_flow(FlowCount::Hit, work.forward.rule);
+    }
+    // The mapping that lets a stranger in is held by the connection that it made.
+    if work.reply_flags & FLOW_BOUND != 0 {
+        work.binding_key = BindingKey {
+            addr: work.target,
+            remote: [0; 16],
+            port: work.target_port,
+            segment: work.reply.key.segment,
+            proto: work.ip.key.proto,
+            kind: BindingKind::Internal as u8,
+            rule: work.target_rule,
+        };
+        let mut other = Binding::default();
+        let held = gateway.binding_hold(&work.binding_key, &mut other);
+        work.binding_key = BindingKey {
+            addr: work.ip.key.dst,
+            port: work.ip.key.dport,
+            proto: work.ip.key.proto,
+            kind: BindingKind::External as u8,
+            ..BindingKey::default()
+        };
+        if !held || !gateway.binding_hold(&work.binding_key, &mut other) {
+            // It went this moment; its connection goes with it.
+            close(work, gateway);
+            return Outcome::drop(DropReason::NatNoMapping);
+        }
+    }
+    report(work, EventKind::FlowNew, gateway);
+    Outcome::SEND
+}
+
+/// Notes whom the source's mapping sends to, for address-dependent filtering.
+#[inline(never)]
+pub fn contact<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
+    if work.flags & FLOW_BOUND == 0 {
+        return;
+    }
+    let Some(rule) = gateway.nat_rule(work.generation, work.source_rule) else {
+        return;
+    };
+    if rule.flags & NAT_ADF == 0 {
+        return;
+    }
+    work.binding_key = BindingKey {
+        addr: work.source,
+        // As the source knows it.
+        remote: work.ip.key.dst,
+        port: work.source_port,
+        segment: 0,
+        proto: work.ip.key.proto,
+        kind: BindingKind::Contact as u8,
+        rule: 0,
+    };
+    let mut other = Binding::default();
+    let held = gateway.binding_hold(&work.binding_key, &mut other) || {
+        work.binding = Binding {
+            refs: 1,
+            rule: work.source_rule,
+            ..Binding::default()
+        };
+        gateway.binding_add(&work.binding_key, &work.binding)
+    };
+    if held {
+        work.flags |= FLOW_CONTACT;
+        work.forward.flags |= FLOW_CONTACT;
+    }
+}
+
+/// Fills both entries, all but the way out of the first.
+#[inline(always)]
+fn fill(work: &mut Work, plan: &Plan, epoch: u32, now_s: u32) {
+    let key = work.ip.key;
+    let first = state::first(&work.ip);
+    let rule = if work.source_rule != 0 {
+        work.source_rule
+    } else {
+        work.target_rule
+    };
+    work.forward = FlowEntry {
+        key,
+        seen_s: now_s,
+        addr: if work.flags & FLOW_DNAT != 0 {
+            work.target
+        } else {
+            work.source
+        },
+        sport: work.source_port,
+        dport: work.target_port,
+        next_hop: work.route.next_hop,
+        via: work.via,
+        rule,
+        flags: work.flags,
+        state: first,
+        epoch,
+        resolved_s: now_s,
+        created_s: now_s,
+        ..FlowEntry::default()
+    };
+    let mut flags = work.reply_flags;
+    if work.flags & FLOW_SNAT != 0 {
+        flags |= FLOW_DNAT;
+    }
+    if work.flags & FLOW_DNAT != 0 {
+        flags |= FLOW_SNAT;
+    }
+    flags |= work.flags & FLOW_STATIC;
+    work.reply = FlowEntry {
+        key: FlowKey {
+            src: work.target,
+            dst: work.source,
+            sport: work.target_port,
+            dport: work.source_port,
+            segment: work.reply.key.segment,
+            proto: key.proto,
+            reserved: 0,
+        },
+        seen_s: now_s,
+        addr: if work.flags & FLOW_SNAT != 0 {
+            key.src
+        } else {
+            key.dst
+        },
+        sport: key.dport,
+        dport: key.sport,
+        next_hop: plan.frame.src,
+        via: work.at,
+        slot: plan.port.slot,
+        vid: plan.frame.tag.vid(),
+        // The one whose mapping it holds.
+        rule: if work.reply_flags & FLOW_BOUND != 0 {
+            work.target_rule
+        } else {
+            rule
+        },
+        flags,
+        state: first,
+        epoch,
+        // The way back of what came from outside is the host's to know.
+        resolved_s: if work.inside { now_s } else { 0 },
+        created_s: now_s,
+        ..FlowEntry::default()
+    };
+}

@@ -1,0 +1,183 @@
+//! The way out of the gateway: the host's route, the next hop's port.
+
+use vnet_common::{
+    FlowEntry, PortConf, PortKind,
+    flow::{FLOW_NEIGH, FLOW_STATIC},
+    nat::NatKind,
+    port::PORT_GATEWAY,
+};
+
+use super::Outcome;
+use crate::{
+    decide::{Plan, is_stack},
+    fdb::is_expired,
+    gateway::{Gateway, RouteKind, Work},
+};
+
+/// Slot of the port whose stack sends by an interface: the interface's own, or the host side of an
+/// outside uplink. `None` when the interface is none of the switch's.
+#[inline(always)]
+pub fn stack_slot<G: Gateway + ?Sized>(gateway: &G, generation: u32, ifindex: u32) -> Option<u16> {
+    let port = gateway.port_by_ifindex(generation, ifindex)?;
+    match port.kind {
+        PortKind::Internal => Some(port.slot),
+        PortKind::Uplink => {
+            let host = gateway.port(generation, port.peer_slot)?;
+            matches!(host.kind, PortKind::UplinkHost).then_some(host.slot)
+        }
+        _ => None,
+    }
+}
+
+/// Writes the port and tag that frames for `entry.next_hop` leave by to `entry`, or [`FLOW_NEIGH`].
+/// `entry.via` is set.
+#[inline(never)]
+pub fn find_port<G: Gateway + ?Sized>(gateway: &G, generation: u32, entry: &mut FlowEntry) {
+    entry.flags |= FLOW_NEIGH;
+    let Some(via) = gateway.port(generation, entry.via) else {
+        return;
+    };
+    if entry.next_hop == [0; 6] {
+        return;
+    }
+    let segment = via.native_segment;
+    let known = gateway.fdb_find(vnet_common::FdbKey::new(entry.next_hop, segment));
+    let ageing_s = gateway.switch().map_or(0, |conf| conf.ageing_s);
+    let slot = match known {
+        Some(known) if !is_expired(&known, gateway.now_s(), ageing_s) => known.slot,
+        // The host behind an outside uplink has the wire right there.
+        _ if matches!(via.kind, PortKind::UplinkHost) => via.peer_slot,
+        _ => return,
+    };
+    let Some(target) = gateway.port(generation, slot) else {
+        return;
+    };
+    if is_stack(target.kind) || matches!(target.kind, PortKind::Unused) {
+        return;
+    }
+    let vid = if target.native_segment == segment {
+        Some(0)
+    } else {
+        gateway.segment_tag(generation, slot, segment)
+    };
+    let Some(vid) = vid else { return };
+    entry.slot = slot;
+    entry.vid = vid;
+    entry.flags &= !FLOW_NEIGH;
+}
+
+/// The MTU of an interface under a route's and its network's.
+#[inline(always)]
+pub fn mtu_of<G: Gateway + ?Sized>(
+    gateway: &G,
+    generation: u32,
+    port: &PortConf,
+    route_mtu: u32,
+) -> u16 {
+    let mut mtu = route_mtu;
+    if mtu == 0 {
+        mtu = gateway.mtu(port.ifindex).unwrap_or(1500);
+    }
+    if let Some(segment) = gateway.segment(generation, port.native_segment)
+        && segment.mtu != 0
+        && segment.mtu < mtu
+    {
+        mtu = segment.mtu;
+    }
+    if mtu > 0xffff { 0xffff } else { mtu as u16 }
+}
+
+/// Looks the way out of the flow at `work.index` up again. [`Outcome::GO_ON`] when it stands;
+/// [`Outcome::STACK`] when the flow no longer is what it was and has to be decided anew.
+#[inline(never)]
+pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    let Some(conf) = gateway.switch() else {
+        return Outcome::STACK;
+    };
+    let epoch = conf.epoch;
+    let Some(pointer) = gateway.flow(work.index) else {
+        return Outcome::STACK;
+    };
+    // SAFETY: the table's own entry; read as a whole, written field by field below.
+    work.forward = unsafe { core::ptr::read(pointer) };
+    let entry = &work.forward;
+    if entry.rule != 0 {
+        let stands = gateway
+            .nat_rule(work.generation, entry.rule)
+            .is_some_and(|rule| {
+                !matches!(rule.kind, NatKind::Unused) && rule.print == entry.rule_print
+            });
+        if !stands {
+            return Outcome::STACK;
+        }
+    }
+    let (rule, via_slot, static_) = (entry.rule, entry.via, entry.flags & FLOW_STATIC != 0);
+    let Some(peer) = gateway.flow(entry.peer) else {
+        return Outcome::STACK;
+    };
+    // The answers come from where this goes, to where it seems to come from.
+    // SAFETY: the table's own entry.
+    let (target, source, target_port) =
+        unsafe { ((*peer).key.src, (*peer).key.dst, (*peer).key.sport) };
+    work.key = work.forward.key;
+    work.key.dst = target;
+    work.key.dport = target_port;
+    let Some(via) = gateway.port(work.generation, via_slot) else {
+        return Outcome::STACK;
+    };
+    let to_inside = via.flags & PORT_GATEWAY != 0;
+    let ask = if to_inside {
+        via.ifindex
+    } else {
+        match gateway.port(work.generation, work.at) {
+            Some(at) => at.ifindex,
+            None => return Outcome::STACK,
+        }
+    };
+    let (key, route) = (&work.key, &mut work.route);
+    gateway.route(ask, key, route);
+    if !matches!(work.route.kind, RouteKind::Out) {
+        return Outcome::drop(vnet_common::DropReason::IpNoRoute);
+    }
+    if stack_slot(gateway, work.generation, work.route.ifindex) != Some(via_slot) {
+        return Outcome::STACK;
+    }
+    // Masquerade follows the uplink's address.
+    if rule != 0
+        && !to_inside
+        && !static_
+        && let Some(rule) = gateway.nat_rule(work.generation, rule)
+        && matches!(rule.kind, NatKind::Masquerade)
+        && work.route.src != [0; 16]
+        && work.route.src != source
+    {
+        return Outcome::STACK;
+    }
+    let mtu = mtu_of(gateway, work.generation, via, work.route.mtu);
+    // Where the host's routing does not know the next hop, what the connection's own packets told
+    // stays.
+    if work.route.next_hop != [0; 6] || !to_inside {
+        work.forward.next_hop = work.route.next_hop;
+    }
+    find_port(gateway, work.generation, &mut work.forward);
+    let now_s = gateway.now_s();
+    // SAFETY: the table's own entries; each field is one aligned word, and every mixture of old and
+    // new is a way out that was good a moment ago.
+    unsafe {
+        (*pointer).next_hop = work.forward.next_hop;
+        (*pointer).slot = work.forward.slot;
+        (*pointer).vid = work.forward.vid;
+        (*pointer).mtu = mtu;
+        (*pointer).flags = work.forward.flags;
+        (*pointer).resolved_s = now_s;
+        (*pointer).epoch = epoch;
+        if work.inside {
+            // A VM may have moved to another port, or have another address on its wire.
+            (*peer).next_hop = plan.frame.src;
+            (*peer).slot = plan.port.slot;
+            (*peer).vid = plan.frame.tag.vid();
+            (*peer).flags &= !FLOW_NEIGH;
+        }
+    }
+    Outcome::GO_ON
+}

@@ -1,0 +1,168 @@
+//! The gateway's fast path: packets of a connection that is known, whose state and way out stand.
+//! Everything else is [`crate::nat::arrive`]'s.
+
+use core::ptr;
+
+use vnet_common::{
+    DropReason, PortKind,
+    flow::{FLOW_NEIGH, FLOW_REPLY},
+    port::PORT_GATEWAY,
+};
+
+use crate::{
+    decide::Plan,
+    flow::{
+        state::{self, is_stale, is_steady},
+        table::NO_FLOW,
+        translate::Change,
+    },
+    forward::{Action, Exit, Packet},
+    gateway::Gateway,
+    gso,
+    ip::{Icmp, Ip, Part, Unread, read_simple},
+    meta::Meta,
+    window::Window,
+};
+
+/// Index of the entry that the packet follows as it is, or [`NO_FLOW`] when it takes more work.
+/// Reads the headers into `ip` and changes nothing else.
+#[inline(always)]
+pub fn look<W: Window + ?Sized, G: Gateway + ?Sized>(
+    plan: &Plan,
+    meta: &Meta,
+    window: &W,
+    gateway: &G,
+    ip: &mut Ip,
+) -> u32 {
+    if read_simple(&plan.frame, window, ip) != Ok::<(), Unread>(()) {
+        return NO_FLOW;
+    }
+    let ip = gateway.opaque(ip);
+    if matches!(ip.icmp, Icmp::Error) || ip.ttl <= 1 {
+        return NO_FLOW;
+    }
+    ip.key.segment = plan.segment;
+    let index = gateway.find_flow(&ip.key);
+    let Some(conf) = gateway.switch() else {
+        return NO_FLOW;
+    };
+    let Some(entry) = gateway.flow(index) else {
+        return NO_FLOW;
+    };
+    let now_s = gateway.now_s();
+    // SAFETY: the table's own entry; each field is read once.
+    let (state, flags, epoch, resolved_s, seen_s, mtu) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*entry).state),
+            ptr::read_volatile(&raw const (*entry).flags),
+            ptr::read_volatile(&raw const (*entry).epoch),
+            ptr::read_volatile(&raw const (*entry).resolved_s),
+            ptr::read_volatile(&raw const (*entry).seen_s),
+            ptr::read_volatile(&raw const (*entry).mtu),
+        )
+    };
+    if epoch != conf.epoch
+        || resolved_s != now_s
+        || flags & FLOW_NEIGH != 0
+        || !is_steady(state, ip, flags & FLOW_REPLY != 0)
+        || (seen_s != now_s && is_stale(seen_s, now_s, conf.timeouts.of(ip.key.proto, state)))
+        || gso::wire_l3_len(meta, &plan.frame, window) > u32::from(mtu)
+    {
+        return NO_FLOW;
+    }
+    index
+}
+
+/// Books the packet in its flow and sends it on. `change` is scratch space.
+#[inline(always)]
+pub fn send<G: Gateway + ?Sized, P: Packet>(
+    ip: &Ip,
+    change: &mut Change,
+    index: u32,
+    plan: &Plan,
+    meta: &Meta,
+    gateway: &G,
+    packet: &mut P,
+) -> Action {
+    let Some(entry) = gateway.flow(index) else {
+        gateway.count_drop(plan.port.slot, DropReason::NatMidStream, meta.packets());
+        return Action::Drop;
+    };
+    // SAFETY: the table's own entry, and its peer's.
+    let (flags, via, slot, vid) = unsafe {
+        if !matches!(ip.part, Part::Later) {
+            let reply = (*entry).flags & FLOW_REPLY != 0;
+            if !is_steady((*entry).state, ip, reply)
+                && let Some(peer) = gateway.flow((*entry).peer)
+            {
+                state::advance(entry, peer, ip);
+            }
+        }
+        state::book(entry, ip, gateway.now_s(), meta);
+        Change::of(change, ip, &*entry, || {
+            gateway
+                .flow((*entry).peer)
+                .map_or([0; 16], |peer| (*peer).key.dst)
+        });
+        change.dmac = (*entry).next_hop;
+        ((*entry).flags, (*entry).via, (*entry).slot, (*entry).vid)
+    };
+    leave(
+        ip,
+        change,
+        (flags, via, slot, vid),
+        plan,
+        meta,
+        gateway,
+        packet,
+    )
+}
+
+/// Edits the packet and sends it on by the port `slot` with the tag `vid`, or has the kernel find the
+/// next hop.
+#[inline(always)]
+pub fn leave<G: Gateway + ?Sized, P: Packet>(
+    ip: &Ip,
+    change: &mut Change,
+    (flags, via, slot, vid): (u16, u16, u16, u16),
+    plan: &Plan,
+    meta: &Meta,
+    gateway: &G,
+    packet: &mut P,
+) -> Action {
+    let refused = |slot| {
+        gateway.count_drop(slot, DropReason::KernelRefused, meta.packets());
+        Action::Drop
+    };
+    let Some(stack) = gateway.port(plan.generation, via) else {
+        return refused(plan.port.slot);
+    };
+    change.smac = stack.mac;
+    if !packet.translate(ip, change) {
+        return refused(plan.port.slot);
+    }
+    if flags & FLOW_NEIGH != 0 {
+        // The stack behind `via` sends it: the frame has no tag there.
+        if !packet.retag(plan.frame.tag, crate::meta::Tag::NONE) {
+            return refused(plan.port.slot);
+        }
+        // A gateway port sees the frame again, as one of the host's, and counts it then.
+        let outside = stack.flags & PORT_GATEWAY == 0;
+        if matches!(stack.kind, PortKind::UplinkHost) {
+            gateway.count_tx(stack.peer_slot, meta.packets(), meta.len);
+        }
+        return Action::Neighbour(Exit {
+            ifindex: stack.ifindex,
+            to_stack: false,
+            mark: outside,
+        });
+    }
+    let Some(target) = gateway.port(plan.generation, slot) else {
+        return refused(plan.port.slot);
+    };
+    if !packet.retag(plan.frame.tag, plan.frame.tag.with_vid(vid)) {
+        return refused(slot);
+    }
+    gateway.count_tx(slot, meta.packets(), meta.len);
+    Action::Redirect(Exit::to(target))
+}
