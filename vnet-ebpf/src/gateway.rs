@@ -2,13 +2,16 @@
 //! flows in force, the host's own routes and sockets.
 
 use vnet_common::{
-    Addr, Binding, BindingKey, Event, FlowEntry, FlowKey, Mac, NatMatchKey, NatRule,
+    Addr, Binding, BindingKey, DropReason, Event, FlowEntry, FlowKey, Mac, NatMatchKey, NatRule,
 };
 
 use crate::{
+    decide::Plan,
     flow::{table::FlowTable, translate::Change},
     ip::Ip,
+    nat::{self, Outcome, Step},
     tables::Effects,
+    window::Window,
 };
 
 /// What the host's routing says of a destination.
@@ -144,6 +147,10 @@ pub struct Work {
     pub index: u32,
     /// Most bytes of its connection's packets, for an ICMP error.
     pub mtu: u32,
+    /// Bytes that it, or each segment of it, has from the IP header on.
+    pub l3_len: u32,
+    /// What it is dropped for, unless it is the host's.
+    pub reason: DropReason,
     /// Its port after its destination was replaced.
     pub target_port: u16,
     /// Its port after its source was replaced.
@@ -170,6 +177,22 @@ pub struct Work {
 
 /// Everything that routing and translation look at and change.
 pub trait Gateway: Effects + FlowTable {
+    /// Takes a step of the slow path.
+    #[inline(always)]
+    fn step<W: Window + ?Sized>(
+        &self,
+        step: Step,
+        work: &mut Work,
+        plan: &Plan,
+        window: &W,
+    ) -> Outcome {
+        nat::take(step, work, plan, window, self)
+    }
+    /// [`nat::close::close`].
+    #[inline(always)]
+    fn close(&self, work: &mut Work) -> bool {
+        nat::close::close(work, self)
+    }
     /// Index of the entry of `key`, or [`NO_FLOW`](crate::flow::table::NO_FLOW).
     fn find_flow(&self, key: &FlowKey) -> u32;
     /// Asks the host's routing where packets of `key` go that come in by `ifindex`.

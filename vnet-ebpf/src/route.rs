@@ -73,18 +73,18 @@ pub fn look<W: Window + ?Sized, G: Gateway + ?Sized>(
     index
 }
 
-/// Books the packet in its flow and sends it on. `change` is scratch space.
+/// Books the packet in the flow of the entry `change.index` and sends it on. The rest of `change` is
+/// scratch space.
 #[inline(always)]
 pub fn send<G: Gateway + ?Sized, P: Packet>(
     ip: &Ip,
     change: &mut Change,
-    index: u32,
     plan: &Plan,
     meta: &Meta,
     gateway: &G,
     packet: &mut P,
 ) -> Action {
-    let Some(entry) = gateway.flow(index) else {
+    let Some(entry) = gateway.flow(change.index) else {
         gateway.count_drop(plan.port.slot, DropReason::NatMidStream, meta.packets());
         return Action::Drop;
     };

@@ -22,6 +22,16 @@ pub trait FlowTable {
     /// # Safety
     /// `tag` points into a bucket that [`FlowTable::flow_tags`] gave.
     unsafe fn exchange(&self, tag: *mut u32, old: u32, new: u32) -> bool;
+    /// [`count_tag`].
+    #[inline(always)]
+    fn count_tag(&self, bucket: u32, tag: u32) -> u32 {
+        count_tag(self, bucket, tag)
+    }
+    /// [`claim`].
+    #[inline(always)]
+    fn claim(&self, bucket: u32) -> u32 {
+        claim(self, bucket)
+    }
 }
 
 /// Index of no entry.
@@ -154,79 +164,76 @@ pub fn find<T: FlowTable + ?Sized>(table: &T, key: &FlowKey) -> u32 {
 /// is refused.
 #[inline(always)]
 pub fn insert<T: FlowTable + ?Sized>(table: &T, entry: &FlowEntry) -> Inserted {
-    let places = places(table, &entry.key);
-    let (Some(first), Some(second)) = (
-        table.flow_tags(places.buckets[0]),
-        table.flow_tags(places.buckets[1]),
-    ) else {
-        return Inserted::Full;
-    };
-    // SAFETY: the buckets are the table's, here and below.
-    if unsafe {
-        position(first, places.tag) < FLOW_BUCKET || position(second, places.tag) < FLOW_BUCKET
-    } {
+    let Places { tag, buckets } = places(table, &entry.key);
+    if table.count_tag(buckets[0], tag) != 0 || table.count_tag(buckets[1], tag) != 0 {
         return Inserted::Exists;
     }
-    let (free_first, free_second) = unsafe { (free_places(first), free_places(second)) };
     // The first one while it has room to spare: lookups look there first.
-    let use_first = free_first > 2 || free_first >= free_second;
-    let (tags, bucket) = if use_first {
-        (first, places.buckets[0])
+    let (first, second) = (
+        table.count_tag(buckets[0], 0),
+        table.count_tag(buckets[1], 0),
+    );
+    let bucket = if first > 2 || first >= second {
+        buckets[0]
     } else {
-        (second, places.buckets[1])
+        buckets[1]
+    };
+    let index = table.claim(bucket);
+    let Some(target) = table.flow(index) else {
+        return Inserted::Full;
+    };
+    let Some(tags) = table.flow_tags(index / FLOW_BUCKET as u32) else {
+        return Inserted::Full;
+    };
+    // SAFETY: the entry is this caller's while its tag is busy.
+    unsafe {
+        ptr::copy_nonoverlapping(entry, target, 1);
+        table.exchange(tag_at(tags, index as usize % FLOW_BUCKET), FLOW_BUSY, tag);
+    }
+    // Another CPU may have put the same key at the same time: whoever sees the other one takes its
+    // own away, and the packet that it was for is lost.
+    let mut there = table.count_tag(buckets[0], tag);
+    if buckets[0] != buckets[1] {
+        there += table.count_tag(buckets[1], tag);
+    }
+    if there > 1 {
+        remove(table, index, tag);
+        return Inserted::Exists;
+    }
+    Inserted::At(index)
+}
+
+/// Claims a free place of a bucket: the index of an entry that is the caller's, with the tag
+/// [`FLOW_BUSY`]; [`NO_FLOW`] when there is none.
+#[inline(always)]
+pub fn claim<T: FlowTable + ?Sized>(table: &T, bucket: u32) -> u32 {
+    let Some(tags) = table.flow_tags(bucket) else {
+        return NO_FLOW;
     };
     let mut place = 0;
     while place < FLOW_BUCKET {
-        // SAFETY: place is below FLOW_BUCKET.
-        let tag = unsafe { tag_at(tags, place) };
-        let free = unsafe { ptr::read_volatile(tag) } == 0;
-        if free && unsafe { table.exchange(tag, 0, FLOW_BUSY) } {
-            let index = index_of(bucket, place);
-            let Some(target) = table.flow(index) else {
-                return Inserted::Full;
-            };
-            // SAFETY: the entry is this caller's while its tag is busy.
-            unsafe {
-                ptr::write(target, *entry);
-                table.exchange(tag, FLOW_BUSY, places.tag);
+        // SAFETY: place is below FLOW_BUCKET, and the bucket is the table's.
+        unsafe {
+            let tag = tag_at(tags, place);
+            if ptr::read_volatile(tag) == 0 && table.exchange(tag, 0, FLOW_BUSY) {
+                return index_of(bucket, place);
             }
-            // Another CPU may have put the same key at the same time: whoever sees the other one
-            // takes its own away, and the packet that it was for is lost.
-            let twice = unsafe {
-                count_tag(first, places.tag)
-                    + if places.buckets[0] == places.buckets[1] {
-                        0
-                    } else {
-                        count_tag(second, places.tag)
-                    }
-            } > 1;
-            if twice {
-                remove(table, index, places.tag);
-                return Inserted::Exists;
-            }
-            return Inserted::At(index);
         }
         place += 1;
     }
-    Inserted::Full
+    NO_FLOW
 }
 
-/// # Safety
-/// `tags` is valid.
+/// How often a bucket holds a tag.
 #[inline(always)]
-unsafe fn free_places(tags: *mut FlowTags) -> u32 {
-    // SAFETY: handed on.
-    unsafe { count_tag(tags, 0) }
-}
-
-/// # Safety
-/// `tags` is valid.
-#[inline(always)]
-unsafe fn count_tag(tags: *mut FlowTags, tag: u32) -> u32 {
+pub fn count_tag<T: FlowTable + ?Sized>(table: &T, bucket: u32, tag: u32) -> u32 {
+    let Some(tags) = table.flow_tags(bucket) else {
+        return 0;
+    };
     let mut count = 0;
     let mut i = 0;
     while i < FLOW_BUCKET {
-        // SAFETY: i is below FLOW_BUCKET.
+        // SAFETY: i is below FLOW_BUCKET, and the bucket is the table's.
         count += u32::from(unsafe { ptr::read_volatile(tag_at(tags, i)) } == tag);
         i += 1;
     }

@@ -30,6 +30,8 @@ pub struct Change {
     pub hop: bool,
     /// Addresses or ports change.
     pub translates: bool,
+    /// Index of the flow's entry that says so.
+    pub index: u32,
 }
 
 impl Change {
@@ -43,6 +45,7 @@ impl Change {
         dmac: [0; 6],
         hop: false,
         translates: false,
+        index: 0,
     };
 
     /// Writes to `change` what a flow's entry does to its packet. `peer_dst` is the destination of

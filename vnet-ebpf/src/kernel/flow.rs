@@ -4,7 +4,6 @@ use aya_ebpf::{bindings::TC_ACT_SHOT, programs::TcContext};
 use vnet_ebpf::{
     forward::{Action, forward},
     nat::{Outcome, arrive::arrive},
-    route,
     settle::settle_verdict,
     tables::Tables as _,
 };
@@ -12,7 +11,7 @@ use vnet_ebpf::{
 use super::{
     maps::{SCRATCH, Scratch, WORK},
     tables::Kernel,
-    tc::{Skb, finish, pull},
+    tc::{Skb, finish, pull, route_send, unpack},
 };
 
 /// Bytes that are wanted in the linear head: headers, an ICMP error's embedded headers, a few
@@ -36,15 +35,8 @@ pub fn run(ctx: &TcContext) -> i32 {
     let plan = kernel.opaque(plan);
     let meta = &*kernel.opaque(meta);
     let action = if outcome == Outcome::SEND || outcome == Outcome::FRAGMENT {
-        route::send(
-            &work.ip,
-            &mut work.change,
-            work.index,
-            plan,
-            meta,
-            &kernel,
-            &mut skb,
-        )
+        work.change.index = work.index;
+        unpack(route_send(raw, 1))
     } else if outcome == Outcome::STACK {
         settle_verdict(plan, meta, &kernel);
         match forward(plan, meta, &kernel, &mut skb) {

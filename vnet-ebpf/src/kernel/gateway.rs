@@ -19,12 +19,14 @@ use vnet_common::{
     nat::{self, NAT_MATCH_BITS},
 };
 use vnet_ebpf::{
+    decide::Plan,
     flow::table::{self, FlowTable},
     gateway::{FlowCount, Fragment, FragmentKey, Gateway, Route, RouteKind, Work},
     ip::proto,
-    nat::ports,
+    nat::{Outcome, Step, ports},
     rate,
     tables::Tables as _,
+    window::Window,
 };
 
 use super::{
@@ -80,6 +82,16 @@ impl FlowTable for Kernel {
     unsafe fn exchange(&self, tag: *mut u32, old: u32, new: u32) -> bool {
         // SAFETY: the caller's promise.
         unsafe { exchange(tag, old, new) }
+    }
+
+    #[inline(always)]
+    fn count_tag(&self, bucket: u32, tag: u32) -> u32 {
+        super::steps::flow_count_tag(bucket, tag)
+    }
+
+    #[inline(always)]
+    fn claim(&self, bucket: u32) -> u32 {
+        super::steps::flow_claim(bucket)
     }
 }
 
@@ -296,6 +308,22 @@ fn release_binding(key: &BindingKey, addr: &Addr, port: u16) -> bool {
 }
 
 impl Gateway for Kernel {
+    #[inline(always)]
+    fn step<W: Window + ?Sized>(
+        &self,
+        step: Step,
+        _work: &mut Work,
+        _plan: &Plan,
+        _window: &W,
+    ) -> Outcome {
+        super::steps::call(step, self.ctx.cast())
+    }
+
+    #[inline(always)]
+    fn close(&self, _work: &mut Work) -> bool {
+        super::steps::close(self.ctx.is_null())
+    }
+
     #[inline(always)]
     fn find_flow(&self, key: &FlowKey) -> u32 {
         find_flow(key)

@@ -7,6 +7,7 @@ pub mod gateway;
 #[cfg(feature = "log")]
 pub mod log;
 pub mod maps;
+pub mod steps;
 pub mod tables;
 pub mod tc;
 #[cfg(feature = "testing")]

@@ -30,7 +30,8 @@ use super::maps::{
 /// The kernel's maps, and the program's context, which some helpers want.
 #[derive(Clone, Copy)]
 pub struct Kernel {
-    /// The context that the program was called with.
+    /// The context that the program was called with; null where there is none, in a timer and for a
+    /// request of userspace.
     pub ctx: *mut c_void,
 }
 

@@ -31,7 +31,7 @@ use vnet_ebpf::{
 };
 
 use super::{
-    maps::{FLOOD_DEPTH, FLOODS, FLOW_PROGRAMS, SCRATCH, Scratch, TC_FLOW},
+    maps::{FLOOD_DEPTH, FLOODS, FLOW_PROGRAMS, SCRATCH, Scratch, TC_FLOW, WORK},
     tables::Kernel,
 };
 
@@ -61,6 +61,8 @@ pub struct Skb {
 impl Window for Skb {
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        // The very register that is compared has to be the one that is added.
+        let offset = core::hint::black_box(offset);
         if offset > MAX_OFFSET {
             return None;
         }
@@ -289,10 +291,7 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let kernel = Kernel { ctx: raw.cast() };
     // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
     let Scratch {
-        meta,
-        plan,
-        ip,
-        change,
+        meta, plan, change, ..
     } = unsafe { &mut *scratch };
     *meta = self::meta(raw, hook);
     let meta = &*kernel.opaque(meta);
@@ -302,7 +301,7 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
     decide(meta, &skb, &kernel, plan);
     let plan = kernel.opaque(plan);
     if matches!(hook, Hook::TcIngress) && plan.stack_slot != NO_SLOT {
-        return route_on(ctx, meta, plan, ip, change);
+        return route_on(ctx, meta, plan, change);
     }
     settle(plan, meta, &kernel);
     let plan = kernel.opaque(plan);
@@ -310,11 +309,7 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
     super::log::plan(ctx, meta, plan);
     let action = match forward(plan, meta, &kernel, &mut skb) {
         Some(action) => action,
-        None => match flood(plan, meta, raw) {
-            FLOOD_PASS => Action::Pass,
-            FLOOD_DROP => Action::Drop,
-            exit => Action::Redirect(unpack(exit)),
-        },
+        None => unpack(flood(plan, meta, raw)),
     };
     finish(&skb, action)
 }
@@ -322,20 +317,11 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
 /// Sends on what is not for the host itself: at once, when its connection is known and stands, or by
 /// way of the program `tc_flow`.
 #[inline(always)]
-fn route_on(
-    ctx: &TcContext,
-    meta: &Meta,
-    plan: &mut Plan,
-    ip: &mut Ip,
-    change: &mut Change,
-) -> i32 {
+fn route_on(ctx: &TcContext, meta: &Meta, plan: &Plan, change: &mut Change) -> i32 {
     let raw = ctx.skb.skb;
     let kernel = Kernel { ctx: raw.cast() };
-    let mut skb = Skb { skb: raw };
     pull(raw, meta.len, ROUTED);
-    let index = route::look(plan, meta, &skb, &kernel, ip);
-    let plan = kernel.opaque(plan);
-    let ip = kernel.opaque(ip);
+    let index = route_look(raw);
     settle_source(plan, meta, &kernel);
     if index == NO_FLOW {
         // SAFETY: goes on in another program with this one's context, or comes back.
@@ -344,8 +330,58 @@ fn route_on(
         kernel.count_drop(plan.port.slot, DropReason::KernelRefused, meta.packets());
         return TC_ACT_SHOT;
     }
-    let action = route::send(ip, change, index, plan, meta, &kernel, &mut skb);
-    finish(&skb, action)
+    change.index = index;
+    let word = route_send(raw, 0);
+    finish(&Skb { skb: raw }, unpack(word))
+}
+
+/// Reads the packet's headers and finds its flow: the entry's index. A global function, which the
+/// verifier looks at once (see `steps`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn route_look(raw: *mut __sk_buff) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return NO_FLOW;
+    };
+    // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
+    let Scratch { meta, plan, ip, .. } = unsafe { &mut *scratch };
+    let raw = core::hint::black_box(raw);
+    route::look(
+        plan,
+        meta,
+        &Skb { skb: raw },
+        &Kernel { ctx: raw.cast() },
+        ip,
+    )
+}
+
+/// Edits the packet as its flow says, whose headers and index are in the scratch space of `tc_ingress`,
+/// or with `slow` in that of `tc_flow`; what remains to be done, in one word ([`unpack`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn route_send(raw: *mut __sk_buff, slow: u32) -> u64 {
+    let (Some(scratch), Some(work)) = (SCRATCH.get_ptr_mut(0), WORK.get_ptr_mut(0)) else {
+        return DROP;
+    };
+    // SAFETY: as above.
+    let (
+        Scratch {
+            meta,
+            plan,
+            ip,
+            change,
+        },
+        work,
+    ) = unsafe { (&mut *scratch, &mut *work) };
+    let (ip, change) = if slow != 0 {
+        (&work.ip, &mut work.change)
+    } else {
+        (&*ip, change)
+    };
+    let raw = core::hint::black_box(raw);
+    let kernel = Kernel { ctx: raw.cast() };
+    let mut skb = Skb { skb: raw };
+    pack(route::send(ip, change, plan, meta, &kernel, &mut skb))
 }
 
 /// Carries out what remains to be done with the frame itself.
@@ -377,23 +413,50 @@ struct FloodStep {
     depth: u32,
 }
 
-/// [`Action::Pass`] in the word that [`flood`] returns.
-const FLOOD_PASS: u64 = 0;
-/// [`Action::Drop`] in the word that [`flood`] returns.
-const FLOOD_DROP: u64 = 1;
+/// [`Action::Pass`] in the word that a subprogram returns.
+const PASS: u64 = 0;
+/// [`Action::Drop`] in the word that a subprogram returns.
+const DROP: u64 = 1;
+/// A bit of every redirect: no redirect is one of the two above.
+const REDIRECT: u64 = 1 << 63;
+/// The bit of an exit whose next hop the kernel is to find.
+const NEIGHBOUR: u64 = 1 << 34;
 
-/// An exit in one word, which a subprogram can return. Never one of the two above.
+/// An action in one word, which a subprogram can return.
 #[inline(always)]
-const fn pack(exit: Exit) -> u64 {
-    1 << 63 | (exit.mark as u64) << 33 | (exit.to_stack as u64) << 32 | exit.ifindex as u64
+const fn pack(action: Action) -> u64 {
+    let (exit, neighbour) = match action {
+        Action::Pass => return PASS,
+        Action::Drop => return DROP,
+        Action::Redirect(exit) => (exit, 0),
+        Action::Neighbour(exit) => (exit, NEIGHBOUR),
+    };
+    REDIRECT
+        | neighbour
+        | (exit.mark as u64) << 33
+        | (exit.to_stack as u64) << 32
+        | exit.ifindex as u64
 }
 
+/// The action that [`pack`] packed.
 #[inline(always)]
-const fn unpack(word: u64) -> Exit {
-    Exit {
+pub const fn unpack(word: u64) -> Action {
+    if word & REDIRECT == 0 {
+        return if word == PASS {
+            Action::Pass
+        } else {
+            Action::Drop
+        };
+    }
+    let exit = Exit {
         ifindex: word as u32,
         to_stack: word & 1 << 32 != 0,
         mark: word & 1 << 33 != 0,
+    };
+    if word & NEIGHBOUR != 0 {
+        Action::Neighbour(exit)
+    } else {
+        Action::Redirect(exit)
     }
 }
 
@@ -402,13 +465,13 @@ const fn unpack(word: u64) -> Exit {
 fn flood(plan: &Plan, meta: &Meta, raw: *mut __sk_buff) -> u64 {
     let kernel = Kernel { ctx: raw.cast() };
     let Some(depth) = FLOOD_DEPTH.get_ptr_mut(0) else {
-        return FLOOD_DROP;
+        return DROP;
     };
     // SAFETY: this CPU's own.
     let own = unsafe { *depth };
     let Some(flood) = FLOODS.get_ptr_mut(own) else {
         kernel.count_drop(plan.port.slot, DropReason::KernelRefused, meta.packets());
-        return FLOOD_DROP;
+        return DROP;
     };
     let mut skb = Skb { skb: raw };
     // SAFETY: this CPU's own at this depth, until the depth goes down again.
@@ -435,12 +498,7 @@ fn flood(plan: &Plan, meta: &Meta, raw: *mut __sk_buff) -> u64 {
         *depth = own;
         (*flood).end(&kernel, &mut skb)
     };
-    match action {
-        Action::Pass => FLOOD_PASS,
-        Action::Drop => FLOOD_DROP,
-        // A flood ends in no neighbour.
-        Action::Redirect(exit) | Action::Neighbour(exit) => pack(exit),
-    }
+    pack(action)
 }
 
 extern "C" fn flood_step(index: u64, step: *const FloodStep) -> i64 {

@@ -33,6 +33,7 @@ struct Buffer {
 impl Window for Buffer {
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        let offset = core::hint::black_box(offset);
         if offset > MAX_OFFSET {
             return None;
         }
@@ -50,6 +51,7 @@ impl Window for Buffer {
 impl WindowMut for Buffer {
     #[inline(always)]
     fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        let offset = core::hint::black_box(offset);
         if offset > MAX_OFFSET {
             return None;
         }

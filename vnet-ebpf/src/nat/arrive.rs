@@ -6,18 +6,13 @@ use vnet_common::{
     port::{PORT_GATEWAY, PORT_NATED},
 };
 
-use super::{
-    Outcome, Tell,
-    close::{close, expire},
-    open, rules,
-    wayout::renew,
-};
+use super::{Outcome, Step, Tell, close::expire, open, rules, wayout::renew};
 use crate::{
     decide::Plan,
     flow::table::{NO_FLOW, tag_of},
     gateway::{FRAGMENT_S, Fragment, FragmentKey, Gateway, RouteKind, Work},
     gso,
-    ip::{self, IPV6, Icmp, Part, Unread},
+    ip::{self, IPV6, Icmp, Part},
     meta::Meta,
     window::Window,
 };
@@ -33,12 +28,9 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
     gateway: &G,
 ) -> Outcome {
     begin(work, plan, gateway);
-    let frame = &plan.frame;
-    let l3 = frame.payload_offset();
-    let read = ip::read(window, l3, frame.ether_type == IPV6, &mut work.ip);
+    let read = gateway.step(Step::Read, work, plan, window);
     let work = gateway.opaque(work);
-    work.ip.key.segment = plan.segment;
-    if read == Err(Unread::Malformed) {
+    if read != Outcome::GO_ON {
         return if work.inside {
             Outcome::drop(DropReason::IpMalformed)
         } else {
@@ -46,34 +38,53 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
         };
     }
     if matches!(work.ip.icmp, Icmp::Error) && !matches!(work.ip.part, Part::Later) {
-        let outcome = related(work, window, gateway);
+        let outcome = gateway.step(Step::Related, work, plan, window);
         return if outcome == Outcome::GO_ON {
-            of_nobody(work, DropReason::NatIcmpUnrelated, gateway)
+            work.reason = DropReason::NatIcmpUnrelated;
+            gateway.step(Step::OfNobody, work, plan, window)
         } else {
             outcome
         };
     }
     let outcome = if matches!(work.ip.part, Part::Later) {
-        later_fragment(work, gateway)
+        gateway.step(Step::LaterFragment, work, plan, window)
     } else {
-        known(work, plan, gateway)
+        gateway.step(Step::Known, work, plan, window)
     };
     let work = gateway.opaque(work);
     let outcome = if outcome == Outcome::GO_ON {
         if matches!(work.ip.part, Part::Later) {
-            of_nobody(work, DropReason::NatFragment, gateway)
+            work.reason = DropReason::NatFragment;
+            gateway.step(Step::OfNobody, work, plan, window)
         } else {
-            begin_flow(work, plan, gateway)
+            begin_flow(work, plan, window, gateway)
         }
     } else {
         outcome
     };
     let work = gateway.opaque(work);
     if outcome == Outcome::SEND || outcome == Outcome::FRAGMENT {
-        let l3_len = gso::wire_l3_len(meta, &plan.frame, window);
-        return check_way(work, l3_len, outcome, gateway);
+        work.l3_len = gso::wire_l3_len(meta, &plan.frame, window);
+        let way = gateway.step(Step::CheckWay, work, plan, window);
+        if way != Outcome::GO_ON {
+            return way;
+        }
     }
     outcome
+}
+
+/// Reads the packet's headers.
+#[inline(always)]
+pub fn read<W: Window + ?Sized>(work: &mut Work, plan: &Plan, window: &W) -> Outcome {
+    let frame = &plan.frame;
+    let l3 = frame.payload_offset();
+    let read = ip::read(window, l3, frame.ether_type == IPV6, &mut work.ip);
+    work.ip.key.segment = plan.segment;
+    if read.is_ok() {
+        Outcome::GO_ON
+    } else {
+        Outcome::drop(DropReason::IpMalformed)
+    }
 }
 
 /// Notes where the packet is.
@@ -89,8 +100,8 @@ fn begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
 }
 
 /// The packet's flow, when there is one that stands.
-#[inline(never)]
-fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+#[inline(always)]
+pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
     let index = gateway.find_flow(&work.ip.key);
     if index == NO_FLOW || expire(work, index, gateway) {
         return Outcome::GO_ON;
@@ -99,7 +110,7 @@ fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outc
     let outcome = renew(work, plan, gateway);
     if outcome == Outcome::STACK {
         // Not what it was: the packet is decided as if it were the first.
-        close(work, gateway);
+        gateway.close(work);
         return Outcome::GO_ON;
     }
     if outcome == Outcome::GO_ON {
@@ -111,16 +122,21 @@ fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outc
 
 /// Takes on the connection that the packet begins.
 #[inline(always)]
-fn begin_flow<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
-    let mut outcome = open::find_target(work, gateway);
+fn begin_flow<W: Window + ?Sized, G: Gateway + ?Sized>(
+    work: &mut Work,
+    plan: &Plan,
+    window: &W,
+    gateway: &G,
+) -> Outcome {
+    let mut outcome = gateway.step(Step::Target, work, plan, window);
     if outcome == Outcome::GO_ON {
-        outcome = open::find_mapping(work, gateway);
+        outcome = gateway.step(Step::Mapping, work, plan, window);
     }
     if outcome == Outcome::GO_ON {
-        outcome = open::find_route(work, gateway);
+        outcome = gateway.step(Step::Route, work, plan, window);
     }
     if outcome == Outcome::GO_ON {
-        outcome = open::find_source(work, gateway);
+        outcome = gateway.step(Step::Source, work, plan, window);
     }
     // A packet that would not get through is no reason to take a port.
     if outcome == Outcome::GO_ON && work.ip.ttl <= 1 {
@@ -130,31 +146,27 @@ fn begin_flow<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) ->
         outcome = open::may_begin(work, gateway);
     }
     if outcome == Outcome::GO_ON {
-        outcome = open::map_source(work, gateway);
+        outcome = gateway.step(Step::MapSource, work, plan, window);
     }
     if outcome != Outcome::GO_ON {
         return outcome;
     }
-    outcome = open::enter(work, plan, gateway);
+    outcome = gateway.step(Step::Enter, work, plan, window);
     if outcome == Outcome::GO_ON {
-        open::contact(work, gateway);
-        outcome = open::put(work, gateway);
+        gateway.step(Step::Contact, work, plan, window);
+        outcome = gateway.step(Step::Put, work, plan, window);
     }
     if outcome != Outcome::GO_ON {
-        open::give_back(work, gateway);
+        gateway.step(Step::GiveBack, work, plan, window);
         return outcome;
     }
-    open::book(work, gateway)
+    gateway.step(Step::Book, work, plan, window)
 }
 
 /// Whether the way out takes the packet.
-#[inline(never)]
-fn check_way<G: Gateway + ?Sized>(
-    work: &mut Work,
-    l3_len: u32,
-    outcome: Outcome,
-    gateway: &G,
-) -> Outcome {
+#[inline(always)]
+pub fn check_way<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let l3_len = work.l3_len;
     let Some(entry) = gateway.flow(work.index) else {
         return Outcome::drop(DropReason::NatMidStream);
     };
@@ -180,7 +192,7 @@ fn check_way<G: Gateway + ?Sized>(
             Outcome::drop(DropReason::MtuExceeded)
         };
     }
-    outcome
+    Outcome::GO_ON
 }
 
 #[inline(always)]
@@ -196,8 +208,8 @@ fn fragment_key(work: &Work) -> FragmentKey {
 }
 
 /// The flow that a later fragment's first one belonged to.
-#[inline(never)]
-fn later_fragment<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+#[inline(always)]
+pub fn later_fragment<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let key = fragment_key(work);
     match gateway.fragment_find(&key) {
         Some(fragment)
@@ -213,8 +225,9 @@ fn later_fragment<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
 
 /// What becomes of a packet that belongs to a flow by its nature, and of which none is known: the
 /// host's own are the host's, the others go nowhere.
-#[inline(never)]
-fn of_nobody<G: Gateway + ?Sized>(work: &mut Work, reason: DropReason, gateway: &G) -> Outcome {
+#[inline(always)]
+pub fn of_nobody<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let reason = work.reason;
     let addr = work.ip.key.dst;
     if !work.inside {
         let answered = rules::look_up(
@@ -256,8 +269,8 @@ fn of_nobody<G: Gateway + ?Sized>(work: &mut Work, reason: DropReason, gateway: 
 
 /// The flow that an ICMP error is about (RFC 5508, REQ-3 to REQ-5): the one whose packets come back
 /// the way that the embedded packet went. Its headers are left in `work.change` for the translation.
-#[inline(never)]
-fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
+#[inline(always)]
+pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
     work: &mut Work,
     window: &W,
     gateway: &G,

@@ -1,7 +1,9 @@
 //! Ending connections: when they expire, when they are deleted, when others need their place.
 
+use core::ptr;
+
 use vnet_common::{
-    BindingKey, Event, EventKind, FlowState,
+    Event, EventKind, FlowState,
     flow::{
         FLOW_BOUND, FLOW_BUCKET, FLOW_BUSY, FLOW_CONTACT, FLOW_DNAT, FLOW_PORT, FLOW_REPLY,
         FLOW_SNAT,
@@ -19,33 +21,41 @@ use crate::{
 
 /// Ends the connection with an entry at `work.index`: both entries, its mappings' holds, its counts.
 /// False when another CPU was faster. Uses `work.forward`, `reply`, `binding_key` and `event`.
-#[inline(never)]
+#[inline(always)]
 pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     let index = work.index;
     let Some(entry) = gateway.flow(index) else {
         return false;
     };
-    // SAFETY: the table's own entry, copied whole.
-    work.forward = unsafe { core::ptr::read(entry) };
-    let peer_index = work.forward.peer;
+    // SAFETY: the table's own entries, here and below.
+    let (peer_index, is_reply) = unsafe { ((*entry).peer, (*entry).flags & FLOW_REPLY != 0) };
     let Some(peer) = gateway.flow(peer_index) else {
         return false;
     };
-    // SAFETY: as above.
-    work.reply = unsafe { core::ptr::read(peer) };
+    let (first, second) = if is_reply {
+        (peer, entry)
+    } else {
+        (entry, peer)
+    };
+    unsafe {
+        ptr::copy_nonoverlapping(first, &raw mut work.forward, 1);
+        ptr::copy_nonoverlapping(second, &raw mut work.reply, 1);
+    }
+    let (own, other) = if is_reply {
+        (&work.reply, &work.forward)
+    } else {
+        (&work.forward, &work.reply)
+    };
     let tag = tag_of(gateway, index);
-    if tag != places(gateway, &work.forward.key).tag || !remove(gateway, index, tag) {
+    if tag != places(gateway, &own.key).tag || !remove(gateway, index, tag) {
         return false;
     }
     // The other entry goes when it is this one's peer, and not somebody else's by now.
-    if work.reply.peer == index {
+    if other.peer == index {
         let tag = tag_of(gateway, peer_index);
-        if tag == places(gateway, &work.reply.key).tag {
+        if tag == places(gateway, &other.key).tag {
             remove(gateway, peer_index, tag);
         }
-    }
-    if work.forward.flags & FLOW_REPLY != 0 {
-        core::mem::swap(&mut work.forward, &mut work.reply);
     }
     release(work, true, gateway);
     release(work, false, gateway);
@@ -60,20 +70,17 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
         gateway.count_flow(FlowCount::PortReleased, work.forward.rule);
     }
     let translated = work.forward.flags & (FLOW_SNAT | FLOW_DNAT) != 0;
-    work.event = Event {
-        time_ns: gateway.now_ns(),
-        kind: EventKind::FlowEnd as u32,
-        slot: owner,
-        flow: work.forward.key,
-        nat_addr: if translated {
-            work.reply.key.dst
-        } else {
-            [0; 16]
-        },
-        nat_port: if translated { work.reply.key.dport } else { 0 },
-        rule: work.forward.rule,
-        ..Event::default()
-    };
+    let event = &mut work.event;
+    *event = Event::default();
+    event.time_ns = gateway.now_ns();
+    event.kind = EventKind::FlowEnd as u32;
+    event.slot = owner;
+    event.flow = work.forward.key;
+    if translated {
+        event.nat_addr = work.reply.key.dst;
+        event.nat_port = work.reply.key.dport;
+    }
+    event.rule = work.forward.rule;
     gateway.report(&work.event);
     true
 }
@@ -81,43 +88,42 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
 /// Gives back the mapping that one direction's source holds.
 #[inline(always)]
 fn release<G: Gateway + ?Sized>(work: &mut Work, first: bool, gateway: &G) {
+    let Work {
+        forward,
+        reply,
+        binding_key,
+        ..
+    } = work;
     let (inside, outside) = if first {
-        (&work.forward, &work.reply)
+        (&*forward, &*reply)
     } else {
-        (&work.reply, &work.forward)
+        (&*reply, &*forward)
     };
-    let flags = inside.flags;
-    if flags & FLOW_BOUND == 0 {
+    if inside.flags & FLOW_BOUND == 0 {
         return;
     }
-    let (internal, external) = (inside.key, outside.key);
-    // What the source sent to, as it knew it: an external address when it was led back inside.
-    let remote = internal.dst;
-    let rule = inside.rule;
-    work.binding_key = BindingKey {
-        addr: internal.src,
-        remote: [0; 16],
-        port: internal.sport,
-        segment: internal.segment,
-        proto: internal.proto,
-        kind: BindingKind::Internal as u8,
-        rule,
-    };
-    if gateway.binding_release(&work.binding_key, &external.dst, external.dport) {
-        gateway.count_flow(FlowCount::PortReleased, rule);
+    let (internal, external) = (&inside.key, &outside.key);
+    binding_key.addr = internal.src;
+    binding_key.remote = [0; 16];
+    binding_key.port = internal.sport;
+    binding_key.segment = internal.segment;
+    binding_key.proto = internal.proto;
+    binding_key.kind = BindingKind::Internal as u8;
+    binding_key.rule = inside.rule;
+    if gateway.binding_release(binding_key, &external.dst, external.dport) {
+        gateway.count_flow(FlowCount::PortReleased, inside.rule);
     }
-    work.binding_key = BindingKey {
-        addr: external.dst,
-        port: external.dport,
-        proto: internal.proto,
-        kind: BindingKind::External as u8,
-        ..BindingKey::default()
-    };
-    gateway.binding_release(&work.binding_key, &internal.src, internal.sport);
-    if flags & FLOW_CONTACT != 0 {
-        work.binding_key.kind = BindingKind::Contact as u8;
-        work.binding_key.remote = remote;
-        gateway.binding_release(&work.binding_key, &[0; 16], 0);
+    binding_key.addr = external.dst;
+    binding_key.port = external.dport;
+    binding_key.segment = 0;
+    binding_key.kind = BindingKind::External as u8;
+    binding_key.rule = 0;
+    gateway.binding_release(binding_key, &internal.src, internal.sport);
+    if inside.flags & FLOW_CONTACT != 0 {
+        binding_key.kind = BindingKind::Contact as u8;
+        // Whom the source sent to, as it knew it: an external address when it was led back inside.
+        binding_key.remote = internal.dst;
+        gateway.binding_release(binding_key, &[0; 16], 0);
     }
 }
 
@@ -129,12 +135,10 @@ const fn is_unanswered(state: u8) -> bool {
     matches!(state, ONE_WAY | SYN_SENT)
 }
 
-/// Ends one connection without an answer among those in the buckets of `work.forward`, which is to
-/// take its place. The entries under construction stay.
-#[inline(never)]
+/// Ends one connection without an answer among those in the buckets where the packet's own is to be.
+#[inline(always)]
 pub fn evict<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
-    let (forward, reply) = (work.forward, work.reply);
-    let buckets = places(gateway, &work.forward.key).buckets;
+    let buckets = places(gateway, &work.ip.key).buckets;
     let mut i = 0;
     let mut evicted = false;
     while i < 2 * FLOW_BUCKET {
@@ -149,10 +153,10 @@ pub fn evict<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
         if tag_of(gateway, index) > 1
             && let Some(entry) = gateway.flow(index)
             // SAFETY: the table's own entry; one byte.
-            && is_unanswered(unsafe { core::ptr::read_volatile(&raw const (*entry).state) })
+            && is_unanswered(unsafe { ptr::read_volatile(&raw const (*entry).state) })
         {
             work.index = index;
-            if close(work, gateway) {
+            if gateway.close(work) {
                 gateway.count_flow(FlowCount::Evicted, 0);
                 evicted = true;
                 break;
@@ -160,14 +164,12 @@ pub fn evict<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
         }
         i += 1;
     }
-    work.forward = forward;
-    work.reply = reply;
     evicted
 }
 
 /// Ends the connection of the entry at `index` when nothing was heard of it for its time. True when
 /// it ended.
-#[inline(never)]
+#[inline(always)]
 pub fn expire<G: Gateway + ?Sized>(work: &mut Work, index: u32, gateway: &G) -> bool {
     let (Some(conf), Some(entry)) = (gateway.switch(), gateway.flow(index)) else {
         return false;
@@ -176,7 +178,7 @@ pub fn expire<G: Gateway + ?Sized>(work: &mut Work, index: u32, gateway: &G) -> 
     // SAFETY: the table's own entries.
     let due = unsafe {
         let peer_seen_s = match gateway.flow((*entry).peer) {
-            Some(peer) => core::ptr::read_volatile(&raw const (*peer).seen_s),
+            Some(peer) => ptr::read_volatile(&raw const (*peer).seen_s),
             None => 0,
         };
         is_expired(&*entry, peer_seen_s, now_s, &conf.timeouts)
@@ -185,7 +187,7 @@ pub fn expire<G: Gateway + ?Sized>(work: &mut Work, index: u32, gateway: &G) -> 
         return false;
     }
     work.index = index;
-    close(work, gateway)
+    gateway.close(work)
 }
 
 /// Ends what has expired in one bucket.
@@ -210,5 +212,5 @@ pub fn delete<G: Gateway + ?Sized>(work: &mut Work, index: u32, tag: u32, gatewa
         return false;
     }
     work.index = index;
-    close(work, gateway)
+    gateway.close(work)
 }

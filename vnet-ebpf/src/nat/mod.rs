@@ -13,6 +13,12 @@ pub mod wayout;
 
 use vnet_common::DropReason;
 
+use crate::{
+    decide::Plan,
+    gateway::{Gateway, Work},
+    window::Window,
+};
+
 /// What a step says becomes of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome(pub u32);
@@ -78,5 +84,78 @@ impl Outcome {
     #[must_use]
     pub const fn tell(self) -> u32 {
         self.0 >> 16
+    }
+}
+
+/// A part of the work that the kernel verifies by itself: each is a function of its own there, which
+/// finds its packet's work in a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Reads the packet's headers.
+    Read,
+    /// The flow that an ICMP error is about.
+    Related,
+    /// Finds the packet's flow and its way out.
+    Known,
+    /// [`open::find_target`].
+    Target,
+    /// [`open::find_mapping`].
+    Mapping,
+    /// [`open::find_route`].
+    Route,
+    /// [`open::find_source`].
+    Source,
+    /// [`open::map_source`].
+    MapSource,
+    /// [`open::give_back`].
+    GiveBack,
+    /// [`open::enter`].
+    Enter,
+    /// [`open::contact`].
+    Contact,
+    /// [`open::put`].
+    Put,
+    /// [`open::book`].
+    Book,
+    /// Whether the way out takes the packet.
+    CheckWay,
+    /// The flow of a later fragment.
+    LaterFragment,
+    /// What becomes of a packet of no flow.
+    OfNobody,
+}
+
+/// Takes a step.
+#[inline(always)]
+pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
+    step: Step,
+    work: &mut Work,
+    plan: &Plan,
+    window: &W,
+    gateway: &G,
+) -> Outcome {
+    match step {
+        Step::Read => arrive::read(work, plan, window),
+        Step::Related => arrive::related(work, window, gateway),
+        Step::Known => arrive::known(work, plan, gateway),
+        Step::Target => open::find_target(work, gateway),
+        Step::Mapping => open::find_mapping(work, gateway),
+        Step::Route => open::find_route(work, gateway),
+        Step::Source => open::find_source(work, gateway),
+        Step::MapSource => open::map_source(work, gateway),
+        Step::GiveBack => {
+            open::give_back(work, gateway);
+            Outcome::GO_ON
+        }
+        Step::Enter => open::enter(work, plan, gateway),
+        Step::Contact => {
+            open::contact(work, gateway);
+            Outcome::GO_ON
+        }
+        Step::Put => open::put(work, gateway),
+        Step::Book => open::book(work, gateway),
+        Step::CheckWay => arrive::check_way(work, gateway),
+        Step::LaterFragment => arrive::later_fragment(work, gateway),
+        Step::OfNobody => arrive::of_nobody(work, gateway),
     }
 }

@@ -2,7 +2,7 @@
 //! connection on.
 
 use vnet_common::{
-    Binding, BindingKey, DropReason, Event, EventKind, FlowEntry, FlowKey,
+    Binding, BindingKey, DropReason, Event, EventKind, FlowEntry,
     flow::{
         FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY, FLOW_SNAT,
         FLOW_STATIC,
@@ -14,7 +14,7 @@ use vnet_common::{
 
 use super::{
     Outcome, Tell,
-    close::{close, evict},
+    close::evict,
     ports,
     rules::{is_within, look_up, nth_addr, replace_prefix, spread},
     wayout::{find_port, mtu_of, stack_slot},
@@ -31,7 +31,7 @@ use crate::{
 
 /// Decides where the packet is to go: to a VM behind a forward, a one-to-one address or a mapping, or
 /// where it says.
-#[inline(never)]
+#[inline(always)]
 pub fn find_target<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let key = &work.ip.key;
     work.target = key.dst;
@@ -86,7 +86,7 @@ pub fn find_target<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome
 }
 
 /// Decides whether the packet is for a mapping that its destination stands for, and may use it.
-#[inline(never)]
+#[inline(always)]
 pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let key = work.ip.key;
     if work.flags & FLOW_DNAT != 0 || !(has_ports(key.proto) || matches!(work.ip.icmp, Icmp::Reply))
@@ -140,7 +140,7 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
 }
 
 /// Decides by which port's stack the packet leaves.
-#[inline(never)]
+#[inline(always)]
 pub fn find_route<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let translated = work.flags & FLOW_DNAT != 0;
     if !work.inside && !translated {
@@ -205,7 +205,7 @@ pub fn find_route<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
 }
 
 /// Decides whose address the packet leaves with.
-#[inline(never)]
+#[inline(always)]
 pub fn find_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     work.source = work.ip.key.src;
     work.source_port = work.ip.key.sport;
@@ -315,7 +315,7 @@ pub fn may_begin<G: Gateway + ?Sized>(work: &Work, gateway: &G) -> Outcome {
 }
 
 /// Finds or makes the mapping of the packet's source.
-#[inline(never)]
+#[inline(always)]
 pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     if work.flags & FLOW_SNAT == 0 {
         return Outcome::GO_ON;
@@ -441,21 +441,20 @@ fn report_exhausted<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
 /// Reports an event about the packet's connection.
 #[inline(always)]
 fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
-    work.event = Event {
-        time_ns: gateway.now_ns(),
-        kind: kind as u32,
-        slot: work.forward.owner,
-        flow: work.ip.key,
-        nat_addr: work.source,
-        nat_port: work.source_port,
-        rule: work.source_rule,
-        ..Event::default()
-    };
+    let event = &mut work.event;
+    *event = Event::default();
+    event.time_ns = gateway.now_ns();
+    event.kind = kind as u32;
+    event.slot = work.forward.owner;
+    event.flow = work.ip.key;
+    event.nat_addr = work.source;
+    event.nat_port = work.source_port;
+    event.rule = work.source_rule;
     gateway.report(&work.event);
 }
 
 /// Gives back what [`map_source`] took, when the connection is not taken on after all.
-#[inline(never)]
+#[inline(always)]
 pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     if work.flags & FLOW_PORT != 0 {
         gateway.count_flow(FlowCount::PortReleased, work.source_rule);
@@ -473,7 +472,7 @@ pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
 }
 
 /// Takes the connection on: both entries, its mappings' contacts, its counters.
-#[inline(never)]
+#[inline(always)]
 pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
     let Some(conf) = gateway.switch() else {
         return Outcome::drop(DropReason::PortUnknown);
@@ -481,13 +480,15 @@ pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     let Some(via) = gateway.port(work.generation, work.via) else {
         return Outcome::drop(DropReason::IpNoRoute);
     };
+    let full = gateway.flow_count() >= conf.flow_limit;
+    if full && !evict(work, gateway) {
+        report(work, EventKind::FlowTableFull, gateway);
+        return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
+    }
     let now_s = gateway.now_s();
     fill(work, plan, conf.epoch, now_s);
-    for entry in [&mut work.forward, &mut work.reply] {
-        entry.rule_print = gateway
-            .nat_rule(work.generation, entry.rule)
-            .map_or(0, |rule| rule.print);
-    }
+    work.forward.rule_print = print_of(work, work.forward.rule, gateway);
+    work.reply.rule_print = print_of(work, work.reply.rule, gateway);
     work.forward.mtu = mtu_of(gateway, work.generation, via, work.route.mtu);
     find_port(gateway, work.generation, &mut work.forward);
     let back = gateway.port(work.generation, plan.port.slot);
@@ -503,16 +504,18 @@ pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         report(work, EventKind::FlowQuota, gateway);
         return Outcome::refuse(DropReason::NatQuota, Tell::Prohibited);
     }
-    let full = gateway.flow_count() >= conf.flow_limit;
-    if full && !evict(work, gateway) {
-        report(work, EventKind::FlowTableFull, gateway);
-        return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
-    }
     Outcome::GO_ON
 }
 
+#[inline(always)]
+fn print_of<G: Gateway + ?Sized>(work: &Work, rule: u16, gateway: &G) -> u16 {
+    gateway
+        .nat_rule(work.generation, rule)
+        .map_or(0, |rule| rule.print)
+}
+
 /// Puts both entries into the table.
-#[inline(never)]
+#[inline(always)]
 pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let back = match insert(gateway, &work.reply) {
         Inserted::At(index) => index,
@@ -541,7 +544,7 @@ pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
 }
 
 /// Books a connection that is in the table.
-#[inline(never)]
+#[inline(always)]
 pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     gateway.add_flow_count(1);
     gateway.add_owner_count(work.forward.owner, 1);
@@ -571,7 +574,7 @@ pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
         };
         if !held || !gateway.binding_hold(&work.binding_key, &mut other) {
             // It went this moment; its connection goes with it.
-            close(work, gateway);
+            gateway.close(work);
             return Outcome::drop(DropReason::NatNoMapping);
         }
     }
@@ -580,7 +583,7 @@ pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
 }
 
 /// Notes whom the source's mapping sends to, for address-dependent filtering.
-#[inline(never)]
+#[inline(always)]
 pub fn contact<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     if work.flags & FLOW_BOUND == 0 {
         return;
@@ -616,78 +619,82 @@ pub fn contact<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     }
 }
 
-/// Fills both entries, all but the way out of the first.
+/// Fills both entries, all but the way out of the first. Field by field: a program's stack has no room
+/// for an entry.
 #[inline(always)]
 fn fill(work: &mut Work, plan: &Plan, epoch: u32, now_s: u32) {
-    let key = work.ip.key;
-    let first = state::first(&work.ip);
-    let rule = if work.source_rule != 0 {
+    let Work {
+        ip,
+        forward,
+        reply,
+        route,
+        target,
+        source,
+        flags,
+        reply_flags,
+        ..
+    } = work;
+    let first = state::first(ip);
+    let (segment, flags) = (reply.key.segment, *flags);
+    *forward = FlowEntry::default();
+    forward.key = ip.key;
+    forward.addr = if flags & FLOW_DNAT != 0 {
+        *target
+    } else {
+        *source
+    };
+    forward.sport = work.source_port;
+    forward.dport = work.target_port;
+    forward.next_hop = route.next_hop;
+    forward.via = work.via;
+    forward.rule = if work.source_rule != 0 {
         work.source_rule
     } else {
         work.target_rule
     };
-    work.forward = FlowEntry {
-        key,
-        seen_s: now_s,
-        addr: if work.flags & FLOW_DNAT != 0 {
-            work.target
-        } else {
-            work.source
-        },
-        sport: work.source_port,
-        dport: work.target_port,
-        next_hop: work.route.next_hop,
-        via: work.via,
-        rule,
-        flags: work.flags,
-        state: first,
-        epoch,
-        resolved_s: now_s,
-        created_s: now_s,
-        ..FlowEntry::default()
-    };
-    let mut flags = work.reply_flags;
-    if work.flags & FLOW_SNAT != 0 {
-        flags |= FLOW_DNAT;
+    forward.flags = flags;
+    forward.state = first;
+    forward.epoch = epoch;
+    forward.seen_s = now_s;
+    forward.resolved_s = now_s;
+    forward.created_s = now_s;
+
+    let mut back = *reply_flags | (flags & FLOW_STATIC);
+    if flags & FLOW_SNAT != 0 {
+        back |= FLOW_DNAT;
     }
-    if work.flags & FLOW_DNAT != 0 {
-        flags |= FLOW_SNAT;
+    if flags & FLOW_DNAT != 0 {
+        back |= FLOW_SNAT;
     }
-    flags |= work.flags & FLOW_STATIC;
-    work.reply = FlowEntry {
-        key: FlowKey {
-            src: work.target,
-            dst: work.source,
-            sport: work.target_port,
-            dport: work.source_port,
-            segment: work.reply.key.segment,
-            proto: key.proto,
-            reserved: 0,
-        },
-        seen_s: now_s,
-        addr: if work.flags & FLOW_SNAT != 0 {
-            key.src
-        } else {
-            key.dst
-        },
-        sport: key.dport,
-        dport: key.sport,
-        next_hop: plan.frame.src,
-        via: work.at,
-        slot: plan.port.slot,
-        vid: plan.frame.tag.vid(),
-        // The one whose mapping it holds.
-        rule: if work.reply_flags & FLOW_BOUND != 0 {
-            work.target_rule
-        } else {
-            rule
-        },
-        flags,
-        state: first,
-        epoch,
-        // The way back of what came from outside is the host's to know.
-        resolved_s: if work.inside { now_s } else { 0 },
-        created_s: now_s,
-        ..FlowEntry::default()
+    *reply = FlowEntry::default();
+    reply.key.src = *target;
+    reply.key.dst = *source;
+    reply.key.sport = work.target_port;
+    reply.key.dport = work.source_port;
+    reply.key.segment = segment;
+    reply.key.proto = ip.key.proto;
+    reply.addr = if flags & FLOW_SNAT != 0 {
+        ip.key.src
+    } else {
+        ip.key.dst
     };
+    reply.sport = ip.key.dport;
+    reply.dport = ip.key.sport;
+    reply.next_hop = plan.frame.src;
+    reply.via = work.at;
+    reply.slot = plan.port.slot;
+    reply.vid = plan.frame.tag.vid();
+    // The one whose mapping it holds.
+    reply.rule = if back & FLOW_BOUND != 0 {
+        work.target_rule
+    } else {
+        forward.rule
+    };
+    reply.flags = back;
+    reply.state = first;
+    reply.epoch = epoch;
+    reply.seen_s = now_s;
+    // The way back of what came from outside is the host's to know.
+    reply.resolved_s = if work.inside { now_s } else { 0 };
+    reply.created_s = now_s;
 }

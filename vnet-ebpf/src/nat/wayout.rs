@@ -1,7 +1,7 @@
 //! The way out of the gateway: the host's route, the next hop's port.
 
 use vnet_common::{
-    FlowEntry, PortConf, PortKind,
+    FdbKey, FlowEntry, Mac, PortConf, PortKind,
     flow::{FLOW_NEIGH, FLOW_STATIC},
     nat::NatKind,
     port::PORT_GATEWAY,
@@ -29,6 +29,19 @@ pub fn stack_slot<G: Gateway + ?Sized>(gateway: &G, generation: u32, ifindex: u3
     }
 }
 
+/// What [`slot_of`] returns for an address that is not known.
+const NOWHERE: u32 = u32::MAX;
+
+/// Slot of the port that an address is behind.
+#[inline(never)]
+fn slot_of<G: Gateway + ?Sized>(gateway: &G, mac: &Mac, segment: u16) -> u32 {
+    let ageing_s = gateway.switch().map_or(0, |conf| conf.ageing_s);
+    match gateway.fdb_find(FdbKey::new(*mac, segment)) {
+        Some(entry) if !is_expired(&entry, gateway.now_s(), ageing_s) => u32::from(entry.slot),
+        _ => NOWHERE,
+    }
+}
+
 /// Writes the port and tag that frames for `entry.next_hop` leave by to `entry`, or [`FLOW_NEIGH`].
 /// `entry.via` is set.
 #[inline(never)]
@@ -41,13 +54,14 @@ pub fn find_port<G: Gateway + ?Sized>(gateway: &G, generation: u32, entry: &mut 
         return;
     }
     let segment = via.native_segment;
-    let known = gateway.fdb_find(vnet_common::FdbKey::new(entry.next_hop, segment));
-    let ageing_s = gateway.switch().map_or(0, |conf| conf.ageing_s);
-    let slot = match known {
-        Some(known) if !is_expired(&known, gateway.now_s(), ageing_s) => known.slot,
+    let known = slot_of(gateway, &entry.next_hop, segment);
+    let slot = if known != NOWHERE {
+        known as u16
+    } else if matches!(via.kind, PortKind::UplinkHost) {
         // The host behind an outside uplink has the wire right there.
-        _ if matches!(via.kind, PortKind::UplinkHost) => via.peer_slot,
-        _ => return,
+        via.peer_slot
+    } else {
+        return;
     };
     let Some(target) = gateway.port(generation, slot) else {
         return;
@@ -99,7 +113,7 @@ pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         return Outcome::STACK;
     };
     // SAFETY: the table's own entry; read as a whole, written field by field below.
-    work.forward = unsafe { core::ptr::read(pointer) };
+    unsafe { core::ptr::copy_nonoverlapping(pointer, &raw mut work.forward, 1) };
     let entry = &work.forward;
     if entry.rule != 0 {
         let stands = gateway
