@@ -9,6 +9,7 @@ use crate::commands::load;
 use crate::config::{FailMode, Mode};
 use crate::datapath::{maps, object};
 use crate::error::{Doing as _, Error};
+use crate::gateway::{SwitchPort, switch_ports};
 use crate::host::Links;
 use crate::output::{Listing, Output, or_dash, print};
 use crate::runtime::{PortState, Session};
@@ -20,18 +21,12 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
     let config = load(session)?;
     let links = Links::open()?;
     let mut ports = Vec::new();
-    for port in config.all_ports(session.switch()) {
+    for SwitchPort { port, role, .. } in switch_ports(&config, session.switch()) {
         let run = state.ports.get(&port.name);
         let link = links.by_name(&port.name)?;
         ports.push(PortRow {
             name: port.name.clone(),
-            kind: if port.name == session.switch() {
-                "internal"
-            } else if port.uplink {
-                "uplink"
-            } else {
-                "vm"
-            },
+            kind: role.name(),
             state: session.port_state(&port.name),
             hooks: run.map_or_else(Vec::new, |run| {
                 let mut hooks: Vec<String> = run
@@ -74,7 +69,8 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
             "of another build; `up` replaces them in place"
         },
         tables_need_restart: state.sizes.max_ports != config.settings.max_ports
-            || state.sizes.fdb_size != config.settings.fdb_size,
+            || state.sizes.fdb_size != config.settings.fdb_size
+            || state.sizes.flow_size != config.settings.flow_size,
         closes_at_next_change: sync::is_closed(&config) != state.fail_closed,
         ports,
     };

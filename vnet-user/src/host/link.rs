@@ -416,7 +416,7 @@ impl Links {
         self.socket().change(message, 0)
     }
 
-    fn socket(&self) -> std::sync::MutexGuard<'_, Socket> {
+    pub(super) fn socket(&self) -> std::sync::MutexGuard<'_, Socket> {
         // A panic between two requests leaves nothing half done: answers to an earlier request are
         // told apart by their sequence number.
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
