@@ -1,8 +1,10 @@
 //! Gateway ports: where the host is in a network that has gateway addresses.
 //!
 //! The network `default` has the switch device for it; every other network gets an interface of its
-//! own, a bridge without members: it needs no module that a switch does not need anyway, and has a
-//! carrier as soon as it is up.
+//! own, one end of a veth pair whose other end does nothing but be up. A bridge without members would
+//! do without one, but has no carrier once its address was set (net/bridge/br_stp_if.c,
+//! br_stp_change_bridge_id), and IPv6 joins no group without a carrier: nobody would resolve the
+//! gateway's addresses.
 
 use std::fs;
 
@@ -81,6 +83,16 @@ fn interface(config: &Config, switch: &str, network: &str) -> String {
         return switch.to_owned();
     }
     let name = format!("{switch}.{network}");
+    shortened(name)
+}
+
+/// The name of a gateway port's other end.
+fn peer_of(interface: &str) -> String {
+    shortened(format!("{interface}.peer"))
+}
+
+/// A name that an interface may have: `name` itself, or else its beginning and a hash of it.
+fn shortened(name: String) -> String {
     if name.len() <= IFACE_NAME_MAX {
         return name;
     }
@@ -130,8 +142,8 @@ pub fn make_missing(
         let mac = mac_of(switch, &network.name);
         let name = &port.name;
         if let Some(link) = links.by_name(name)? {
-            // A hash of the machine and both names: nobody else's bridge has it.
-            if link.kind != LinkKind::Bridge || link.mac != mac {
+            // A hash of the machine and both names: nobody else's interface has it.
+            if link.kind != LinkKind::Veth || link.mac != mac {
                 return Err(Error::new(
                     doing(),
                     format_args!("there is another interface called {name}"),
@@ -159,7 +171,7 @@ pub fn make_missing(
             state.gateways.insert(name.clone(), run);
             state.save(session.run_dir(), switch)?;
             let link = links
-                .create_bridge(name, mac)
+                .create_veth(name, Some(mac), &peer_of(name))
                 .map_err(|error| Error::from(error.context(doing())))?;
             if let Some(run) = state.gateways.get_mut(name) {
                 run.ifindex = link.index;
@@ -198,6 +210,9 @@ pub fn configure(
         }
         sysctl::set(&path, value).with_context(|| format!("setting up the gateway port {name}"))?;
     }
+    if run.made {
+        raise_peer(links, link)?;
+    }
     let mtu = network.mtu.unwrap_or(DEFAULT_MTU);
     if run.made && link.mtu != mtu {
         links.set_mtu(link.index, mtu)?;
@@ -232,6 +247,22 @@ pub fn configure(
         }
     }
     save(run)
+}
+
+/// Sets the other end of a gateway port up, which makes the carrier of this one, and keeps it out of
+/// IP.
+fn raise_peer(links: &Links, link: &Link) -> Result<()> {
+    let Some(index) = link.peer_index.filter(|_| link.peer_nsid.is_none()) else {
+        return Ok(());
+    };
+    let Some(peer) = links.by_index(index)?.filter(|peer| !peer.up) else {
+        return Ok(());
+    };
+    let path = sysctl::ipv6_conf(&peer.name, "disable_ipv6")?;
+    if path.exists() {
+        sysctl::set(&path, "1")?;
+    }
+    links.set_up(index, true)
 }
 
 /// The options of a gateway port's interface, with their values.
