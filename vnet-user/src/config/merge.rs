@@ -5,6 +5,7 @@
 //! changed, and exactly that is changed in the document. So a default that the user wrote down
 //! stays written down.
 
+use ipnet::IpNet;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, RawString, Table, TableLike, Value};
 
 use super::{Config, MacAddr, document};
@@ -130,6 +131,11 @@ fn identity(key: &str, table: &Table) -> String {
     let text = |field| table.get(field).and_then(Item::as_str).unwrap_or_default();
     match key {
         "fdb" => format!("{} {}", canonical_text(text("mac")), text("network")),
+        "nat" => table
+            .get("id")
+            .and_then(Item::as_integer)
+            .unwrap_or_default()
+            .to_string(),
         _ => text("name").to_owned(),
     }
 }
@@ -229,11 +235,14 @@ fn same_value(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// A MAC address as we spell it, any other text as it is.
+/// A MAC address or a prefix as we spell it, any other text as it is.
 fn canonical_text(text: &str) -> String {
-    match text.parse::<MacAddr>() {
-        Ok(mac) => mac.to_string(),
-        Err(_) => text.to_owned(),
+    if let Ok(mac) = text.parse::<MacAddr>() {
+        mac.to_string()
+    } else if let Ok(prefix) = text.parse::<IpNet>() {
+        prefix.to_string()
+    } else {
+        text.to_owned()
     }
 }
 

@@ -25,7 +25,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use carried::{Carried, CarriedNetwork};
 pub use mac_addr::MacAddr;
 pub use names::DEFAULT_NETWORK;
-pub use nat::{AddrRange, Filtering, Mapping, NatAction, NatOptions, NatRule, PortRange};
+pub use nat::{
+    AddrRange, Endpoint, Filtering, Mapping, NatAction, NatOptions, NatRule, NatSection, PortRange,
+    Prefix, Protocols,
+};
 pub use settings::{Assignment, SETTING_KEYS, SettingKey, SettingValue, Settings};
 pub use store::{Edited, Lock, Store};
 pub use storm::{StormLimit, StormLimits, StormOverrides};
