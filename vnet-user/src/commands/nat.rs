@@ -47,11 +47,20 @@ fn add(session: &mut Session, output: &Output, command: NatAddCommand) -> Result
             Some(refusal) => Err(refusal),
             None => Ok(()),
         }
-    })?;
+    })
+    .map_err(|error| without_subject(error, &format!("the {kind} rule {id}: ")))?;
     if edited.changed() {
         output.note(&format!("{kind} rule {id} added"));
     }
     output.id(id)
+}
+
+/// The error of a rule that is not added: it has no id to be known by.
+fn without_subject(mut error: Error, subject: &str) -> Error {
+    if let Some(why) = error.why.strip_prefix(subject) {
+        error.why = why.to_owned();
+    }
+    error
 }
 
 fn del(session: &mut Session, output: &Output, args: &NatDelArgs) -> Result<(), Error> {

@@ -160,8 +160,10 @@ pub fn render(config: &Config) -> DocumentMut {
     }
     if let Some(settings) = document.get_mut("settings").and_then(Item::as_table_mut) {
         settings.set_implicit(false);
-        if let Some(storm) = settings.get_mut("storm").and_then(Item::as_table_mut) {
-            storm.set_dotted(true);
+        for group in ["storm", "timeouts"] {
+            if let Some(group) = settings.get_mut(group).and_then(Item::as_table_mut) {
+                group.set_dotted(true);
+            }
         }
     }
     document
@@ -238,6 +240,12 @@ fail = "closed"
 ageing = 60
 storm.broadcast = 5
 storm.multicast = "off"
+flow_size = 4096
+flow_quota = 1000
+timeouts.udp = 60
+timeouts.icmp = 30
+mid_stream = true
+mss_clamp = "auto"
 
 [[network]]
 name = "default"
@@ -370,6 +378,12 @@ internal = "fd00::/64"
                 "schema = 1\n\n[[nat]]\nid = 1\nkind = 'dnat'\nnetwork = 'a'",
                 "line 3",
             ),
+            (
+                "schema = 1\n[settings]\nmss_clamp = true",
+                "a maximum segment size is",
+            ),
+            ("schema = 1\n[settings]\nmss_clamp = 3", "line 3"),
+            ("schema = 1\n[settings]\ntimeouts.tcp = 3", "line 3"),
             ("schema = 1\n[", "line 2"),
             ("schema = 2\nnew = 1", "its schema is 2"),
             ("", "does not say its schema"),
