@@ -238,14 +238,14 @@ fail = "closed"
 
 [settings]
 ageing = 60
-storm.broadcast = 5
-storm.multicast = "off"
 flow_size = 4096
 flow_quota = 1000
-timeouts.udp = 60
-timeouts.icmp = 30
 mid_stream = true
 mss_clamp = "auto"
+storm.broadcast = 5
+storm.multicast = "off"
+timeouts.udp = 60
+timeouts.icmp = 30
 
 [[network]]
 name = "default"

@@ -351,6 +351,7 @@ impl Attachment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::NatOptions;
 
     const SWITCH: &str = "vsw0";
 
@@ -526,6 +527,71 @@ mod tests {
         assert_eq!(device.attachment, Attachment::Access("blue".into()));
         assert_eq!(config.all_ports(SWITCH)[0].name, SWITCH);
         assert_eq!(config.all_ports(SWITCH).len(), 4);
+    }
+
+    fn masquerade(network: &str, uplink: &str) -> NatAction {
+        NatAction::Masquerade {
+            network: network.into(),
+            uplink: uplink.into(),
+            options: NatOptions::default(),
+        }
+    }
+
+    #[test]
+    fn rules_have_ids_that_grow() {
+        let mut config = Config::default();
+        assert_eq!(add_nat(&mut config, masquerade("a", "b")), Ok(1));
+        assert_eq!(add_nat(&mut config, masquerade("a", "c")), Ok(2));
+        delete_nat(&mut config, 1).unwrap();
+        assert!(delete_nat(&mut config, 1).is_err());
+        assert_eq!(add_nat(&mut config, masquerade("a", "d")), Ok(3));
+        config.nat[1].id = 16_383;
+        assert_eq!(add_nat(&mut config, masquerade("a", "e")), Ok(1));
+        assert_eq!(add_nat(&mut config, masquerade("a", "f")), Ok(3));
+        config.nat = (1..16_384)
+            .map(|id| NatRule {
+                id,
+                action: masquerade("a", "b"),
+            })
+            .collect();
+        assert!(add_nat(&mut config, masquerade("a", "g")).is_err());
+    }
+
+    #[test]
+    fn what_rules_use_stays() {
+        let mut config = config();
+        let lan = Network {
+            gateway: vec!["10.0.0.1/24".parse().unwrap()],
+            ..network("lan", None)
+        };
+        add_network(&mut config, lan).unwrap();
+        add_nat(&mut config, masquerade("lan", "eth0")).unwrap();
+        let web = NatAction::Dnat {
+            tcp: true,
+            udp: false,
+            listen: "192.0.2.1".parse().unwrap(),
+            listen_ports: "80".parse().unwrap(),
+            to: "10.0.0.2".parse().unwrap(),
+            to_ports: "80".parse().unwrap(),
+            from: None,
+            uplink: None,
+        };
+        add_nat(&mut config, web).unwrap();
+        let before = config.clone();
+        let why = |result: Result<(), Invalid>| result.unwrap_err().why;
+        assert_eq!(
+            why(delete_network(&mut config, "lan")),
+            "it is used by masquerade rule 1, dnat rule 2"
+        );
+        assert_eq!(
+            why(delete_port(&mut config, SWITCH, "eth0")),
+            "it is used by masquerade rule 1"
+        );
+        assert_eq!(config, before);
+        delete_nat(&mut config, 1).unwrap();
+        delete_port(&mut config, SWITCH, "eth0").unwrap();
+        delete_nat(&mut config, 2).unwrap();
+        delete_network(&mut config, "lan").unwrap();
     }
 
     #[test]

@@ -116,7 +116,14 @@ fn merge_tables(key: &str, doc: &mut ArrayOfTables, before: &ArrayOfTables, afte
         let old = find(before, &name).and_then(|index| before.get(index));
         let present = find(doc, &name).and_then(|index| doc.get_mut(index));
         match (present, old) {
-            (Some(table), Some(old)) => merge_table(table, old, new),
+            (Some(table), Some(old)) if same_keys(old, new) => merge_table(table, old, new),
+            (Some(table), Some(_)) => {
+                let position = table.position();
+                let decor = table.decor().clone();
+                *table = new.clone();
+                table.set_position(position);
+                *table.decor_mut() = decor;
+            }
             _ => {
                 let mut table = new.clone();
                 table.set_position(None);
@@ -124,6 +131,12 @@ fn merge_tables(key: &str, doc: &mut ArrayOfTables, before: &ArrayOfTables, afte
             }
         }
     }
+}
+
+/// Whether what the document says besides about one table may stay with the other: a translation
+/// rule of another kind has other keys.
+fn same_keys(old: &Table, new: &Table) -> bool {
+    spelled(old.get("kind")) == spelled(new.get("kind"))
 }
 
 /// What tells one element of the array `key` from the others.

@@ -398,3 +398,345 @@ impl<'a> Claims<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::document;
+
+    /// `lan` with two gateways, `wan` without; uplinks `eth0` and `eth1`; a VM `tap0`.
+    const BASE: &str = "schema = 1
+[[network]]
+name = 'lan'
+gateway = ['10.0.0.1/24', 'fd00::1/64']
+[[network]]
+name = 'wan'
+[[port]]
+name = 'eth0'
+uplink = true
+[[port]]
+name = 'eth1'
+uplink = true
+[[port]]
+name = 'tap0'
+network = 'lan'
+";
+
+    /// Each rule is what `nat add` would say, with its id from its place.
+    fn validate(rules: &[&str]) -> Result<(), Invalid> {
+        let mut text = BASE.to_owned();
+        for (index, rule) in rules.iter().enumerate() {
+            text += &format!("[[nat]]\nid = {}\n", index + 1);
+            let mut words = rule.split(' ');
+            text += &format!("kind = '{}'\n", words.next().unwrap());
+            while let (Some(option), Some(value)) = (words.next(), words.next()) {
+                let key = option.trim_start_matches('-').replace('-', "_");
+                let quote = if key == "block_size" { "" } else { "'" };
+                text += &format!("{key} = {quote}{value}{quote}\n");
+            }
+        }
+        document::parse(&text)
+            .unwrap_or_else(|refusal| panic!("{rules:?}: {refusal:?}"))
+            .validate("vsw0")
+    }
+
+    fn gateways(text: &str) -> Result<(), Invalid> {
+        document::parse(&format!("schema = 1\n{text}"))
+            .unwrap()
+            .validate("vsw0")
+    }
+
+    #[test]
+    fn rules_that_go_together() {
+        for rules in [
+            &["masquerade --network lan --uplink eth0"][..],
+            &[
+                "masquerade --network lan --uplink eth0",
+                "masquerade --network lan --uplink eth1",
+                "masquerade --network lan --uplink vsw0",
+            ],
+            // A longer prefix and another way out are other sources.
+            &[
+                "masquerade --network lan --uplink eth0",
+                "snat --source 10.0.0.0/25 --to 192.0.2.1 --uplink eth0",
+                "snat --source 10.0.0.0/24 --to 192.0.2.1 --uplink eth1",
+                "snat --source 172.16.0.0/12 --to 192.0.2.1 --uplink eth0",
+            ],
+            // IPv6 by prefix translation, IPv4 by masquerading.
+            &[
+                "masquerade --network lan --uplink eth0",
+                "static --external 2001:db8::/64 --internal fd00::/64 --uplink eth0",
+            ],
+            &[
+                "dnat --proto tcp --listen 192.0.2.1:80-89 --to 10.0.0.2:80-89",
+                "dnat --proto udp --listen 192.0.2.1:80-89 --to 10.0.0.2:80",
+                "dnat --proto tcp --listen 192.0.2.1:90 --to 10.0.0.2:80",
+                "dnat --proto tcp,udp --listen 192.0.2.2:80 --to 10.0.0.2:80 --uplink eth0",
+                "dnat --proto tcp --listen [2001:db8::1]:80 --to [fd00::2]:80",
+            ],
+            &[
+                "static --external 192.0.2.1 --internal 10.0.0.2",
+                "static --external 192.0.2.128/26 --internal 10.0.0.128/26",
+                "static --external 2001:db8::2 --internal fd00::2",
+                "static --external 192.0.2.3 --internal 10.0.0.3 --uplink eth0",
+                "static --external 192.0.2.4 --internal 10.0.0.3 --uplink eth1",
+            ],
+            &[
+                "snat --source 10.0.0.0/24 --to 192.0.2.1 --uplink eth0 --ports 1-64 --block-size 64",
+            ],
+        ] {
+            assert_eq!(validate(rules), Ok(()), "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn rules_that_do_not() {
+        let masquerade = "masquerade --network lan --uplink eth0";
+        let web = "dnat --proto tcp,udp --listen 192.0.2.1:80-89 --to 10.0.0.2:80-89";
+        let one = "static --external 192.0.2.1 --internal 10.0.0.2";
+        for (rules, expected) in [
+            (
+                &["masquerade --network red --uplink eth0"][..],
+                "there is no network red",
+            ),
+            (
+                &["masquerade --network wan --uplink eth0"],
+                "the network wan has no gateway",
+            ),
+            (
+                &["masquerade --network lan --uplink eth9"],
+                "there is no port eth9",
+            ),
+            (
+                &["masquerade --network lan --uplink tap0"],
+                "the port tap0 is not an uplink",
+            ),
+            (
+                &[masquerade, masquerade],
+                "the masquerade rule 1 is for lan by eth0 already",
+            ),
+            (
+                &["masquerade --network lan --uplink eth0 --ports 1-63 --block-size 64"],
+                "a block of 64 ports is larger",
+            ),
+            (
+                &["masquerade --network lan --uplink eth0 --block-size 0"],
+                "a block of 0 ports",
+            ),
+            (
+                &[
+                    masquerade,
+                    "snat --source 10.0.0.0/24 --to 192.0.2.1 --uplink eth0",
+                ],
+                "the masquerade rule 1 translates the source 10.0.0.0/24 there already",
+            ),
+            (
+                &["snat --source 10.0.0.0/24 --to 2001:db8::1 --uplink eth0"],
+                "the source is IPv4 and the pool IPv6",
+            ),
+            (
+                &["snat --source 0.0.0.0/0 --to 192.0.2.1 --uplink eth0"],
+                "every address there is",
+            ),
+            (
+                &["snat --source 224.0.0.0/24 --to 192.0.2.1 --uplink eth0"],
+                "is a multicast address",
+            ),
+            (
+                &["snat --source 10.0.0.0/24 --to 224.0.0.1 --uplink eth0"],
+                "is a multicast address",
+            ),
+            (
+                &["snat --source 10.0.0.0/24 --to 10.0.0.9-10.0.1.9 --uplink eth0"],
+                "its pool 10.0.0.9-10.0.1.9 overlaps 10.0.0.0/24 of the network lan",
+            ),
+            (
+                &[
+                    web,
+                    "dnat --proto tcp --listen 192.0.2.1:89 --to 10.0.0.3:80",
+                ],
+                "the dnat rule 1 listens on tcp 192.0.2.1:80-89 already",
+            ),
+            (
+                &[
+                    web,
+                    "dnat --proto udp --listen 192.0.2.1:1-80 --to 10.0.0.3:80 --from 198.51.100.0/24",
+                ],
+                "the dnat rule 1 listens on udp 192.0.2.1:80-89 already",
+            ),
+            (
+                &["dnat --proto tcp --listen 192.0.2.1:80 --to 10.1.0.2:80"],
+                "10.1.0.2 is in no network that has a gateway",
+            ),
+            (
+                &["dnat --proto tcp --listen 192.0.2.1:80 --to 10.0.0.1:80"],
+                "10.0.0.1 is the gateway of the network lan",
+            ),
+            (
+                &["dnat --proto tcp --listen 192.0.2.1:80 --to 10.0.0.255:80"],
+                "is the broadcast address of 10.0.0.0/24",
+            ),
+            (
+                &["dnat --proto tcp --listen 192.0.2.1:80 --to [fd00::2]:80"],
+                "is IPv4 and its VM's IPv6",
+            ),
+            (
+                &["dnat --proto tcp --listen 192.0.2.1:80-83 --to 10.0.0.2:80-82"],
+                "it listens on 4 ports and leads to 3",
+            ),
+            (
+                &["dnat --proto tcp --listen 192.0.2.1:80 --to 10.0.0.2:80 --uplink tap0"],
+                "the port tap0 is not an uplink",
+            ),
+            (
+                &["dnat --proto tcp --listen 192.0.2.1:80 --to 10.0.0.2:80 --from 2001:db8::/64"],
+                "is IPv4 and the source IPv6",
+            ),
+            (
+                &["static --external 192.0.2.0/25 --internal 10.0.0.0/26"],
+                "are not equally long prefixes",
+            ),
+            (
+                &["static --external 192.0.2.1 --internal fd00::2"],
+                "the outside is IPv4 and the inside IPv6",
+            ),
+            (
+                &["static --external 2001:db8::/72 --internal fd00::/72"],
+                "an IPv6 prefix of /72 leaves no 16 bits",
+            ),
+            (
+                &["static --external 192.0.2.1 --internal 10.1.0.2"],
+                "10.1.0.2 is in no network that has a gateway",
+            ),
+            (
+                &["static --external 2001:db8::/48 --internal fd00::/48"],
+                "fd00::/48 is more than fd00::/64 of the network lan",
+            ),
+            (
+                &["static --external 10.0.0.3 --internal 10.0.0.2"],
+                "its outside 10.0.0.3 overlaps 10.0.0.0/24 of the network lan",
+            ),
+            (
+                &[one, "static --external 192.0.2.0/25 --internal 10.0.0.0/25"],
+                "its outside 192.0.2.0/25 overlaps that of the static rule 1",
+            ),
+            (
+                &[
+                    one,
+                    "static --external 192.0.2.2 --internal 10.0.0.2 --uplink eth0",
+                ],
+                "the static rule 1 translates the source 10.0.0.2 there already",
+            ),
+            (
+                &[one, web],
+                "its 192.0.2.1:80-89 is outside for the static rule 1",
+            ),
+            (
+                &[web, one],
+                "its 192.0.2.1:80-89 is outside for the static rule 2",
+            ),
+            (
+                &[
+                    one,
+                    "snat --source 10.0.0.0/24 --to 192.0.2.0-192.0.2.9 --uplink eth0",
+                ],
+                "its pool 192.0.2.0-192.0.2.9 is outside for the static rule 1",
+            ),
+        ] {
+            let refusal = validate(rules).expect_err(expected);
+            assert!(refusal.why.contains(expected), "{rules:?}: {}", refusal.why);
+        }
+    }
+
+    #[test]
+    fn ids_are_unique_and_have_a_place() {
+        let rule = "kind = 'masquerade'\nnetwork = 'lan'\nuplink";
+        for (rules, expected) in [
+            (format!("[[nat]]\nid = 0\n{rule} = 'eth0'"), "its id is not"),
+            (
+                format!("[[nat]]\nid = 16384\n{rule} = 'eth0'"),
+                "its id is not one of 1 to 16383",
+            ),
+            (
+                format!("[[nat]]\nid = 7\n{rule} = 'eth0'\n[[nat]]\nid = 7\n{rule} = 'eth1'"),
+                "there is another rule 7",
+            ),
+        ] {
+            let config = document::parse(&format!("{BASE}{rules}")).unwrap();
+            let refusal = config.validate("vsw0").unwrap_err();
+            assert!(refusal.why.contains(expected), "{rules}: {}", refusal.why);
+        }
+    }
+
+    #[test]
+    fn gateways_are_hosts_of_prefixes_of_their_own() {
+        let network = |name: &str, gateway: &str| {
+            format!("[[network]]\nname = '{name}'\ngateway = {gateway}\n")
+        };
+        for good in [
+            network("a", "['10.0.0.1/8']"),
+            network("a", "['10.0.0.0/31']"),
+            network("a", "['fd00::/127']"),
+            network(
+                "a",
+                "['10.0.0.1/24', '10.0.0.254/24', '10.0.1.1/24', 'fd00::1/64']",
+            ),
+            network("a", "['10.0.0.129/25', '10.0.0.1/24', '10.0.0.130/26']"),
+            network("a", "['10.0.0.1/24']") + &network("b", "['10.0.1.1/24', 'fd00::1/64']"),
+            network("default", "['10.0.0.1/24']"),
+        ] {
+            assert_eq!(gateways(&good), Ok(()), "{good}");
+        }
+        for (bad, expected) in [
+            (
+                network("a", "['10.0.0.0/24']"),
+                "of the network 10.0.0.0/24 itself",
+            ),
+            (
+                network("a", "['10.0.0.255/24']"),
+                "the broadcast address of",
+            ),
+            (
+                network("a", "['fd00::/64']"),
+                "any router's address in fd00::/64",
+            ),
+            (network("a", "['10.0.0.1/7']"), "IPv4 prefix is 8 to 31"),
+            (network("a", "['10.0.0.1/32']"), "IPv4 prefix is 8 to 31"),
+            (network("a", "['fd00::1/128']"), "IPv6 prefix is 16 to 127"),
+            (network("a", "['224.0.0.1/24']"), "is a multicast address"),
+            (network("a", "['127.0.0.1/24']"), "is a loopback address"),
+            (
+                network("a", "['169.254.0.1/24']"),
+                "is a link-local address",
+            ),
+            (network("a", "['fe80::1/64']"), "is a link-local address"),
+            (
+                network("a", "['::ffff:10.0.0.1/120']"),
+                "is an IPv4 address in the form of IPv6",
+            ),
+            (
+                network("a", "['10.0.0.1/24', '10.0.0.1/25']"),
+                "the gateway address 10.0.0.1 twice",
+            ),
+            (
+                network("a", "['10.0.0.1/24']") + &network("b", "['10.0.0.1/24']"),
+                "its gateway address 10.0.0.1 is that of the network a",
+            ),
+            (
+                network("a", "['10.0.0.129/25', '10.0.0.1/24']") + &network("b", "['10.0.0.9/16']"),
+                "its prefix 10.0.0.0/16 overlaps 10.0.0.0/24 of the network a",
+            ),
+            (
+                network("a", "['10.0.0.1/16']") + &network("b", "['10.0.9.1/24']"),
+                "its prefix 10.0.9.0/24 overlaps 10.0.0.0/16 of the network a",
+            ),
+            (
+                network("a", "['fd00::1/64']") + "mtu = 1279",
+                "IPv6 needs 1280",
+            ),
+        ] {
+            let refusal = gateways(&bad).expect_err(expected);
+            assert!(refusal.why.contains(expected), "{bad}: {}", refusal.why);
+        }
+    }
+}
