@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`link`] | list and change interfaces, bridges and bridge ports | rtnetlink |
 //! | [`address`] | list, give and take IP addresses | rtnetlink |
+//! | [`listeners`] | which addresses and ports the host listens on | procfs |
 //! | [`netns`] | enter a network namespace, look into another one | setns, rtnetlink |
 //! | [`ethtool`] | drivers, offloads, queues | SIOCETHTOOL |
 //! | [`veth_peer`] | what the far end of a veth means for the datapath | the three above |
@@ -30,6 +31,7 @@ pub mod ethtool;
 pub mod grace;
 pub mod kernel;
 pub mod link;
+pub mod listeners;
 pub mod netns;
 pub mod privileges;
 pub mod signals;
