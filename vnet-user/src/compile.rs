@@ -7,6 +7,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use nat::addresses;
+
 use vnet_common::{
     DEFAULT_SEGMENT, FIRST_INNER_SEGMENT, FlowTimeouts, Mac, Member, NO_SEGMENT, NO_SLOT,
     NatMatchKey, NatRule, PortConf, PortKind, SEGMENTS, SegmentConf,

@@ -9,7 +9,7 @@ use vnet_common::{
 };
 
 use crate::compile::{self, Facts, Image, Interface, fnv1a};
-use crate::config::{Config, FailMode, Mode, NatAction};
+use crate::config::{Config, FailMode, Mode};
 use crate::datapath::{control::Control, counters, fdb, publish};
 use crate::error::Error;
 use crate::gateway::{self, SwitchPort};
@@ -168,15 +168,9 @@ impl Plan {
 
 /// Rules that wait for their way out to become one.
 fn useless_uplinks(config: &Config, switch: &str, ports: &[Wanted]) -> Vec<String> {
-    let named = |action: &NatAction| match action {
-        NatAction::Masquerade { uplink, .. } | NatAction::Snat { uplink, .. } => {
-            Some(uplink.clone())
-        }
-        NatAction::Dnat { uplink, .. } | NatAction::Static { uplink, .. } => uplink.clone(),
-    };
     let mut warnings = Vec::new();
     for rule in &config.nat {
-        let Some(uplink) = named(&rule.action).filter(|uplink| uplink != switch) else {
+        let Some(uplink) = rule.action.uplink().filter(|uplink| *uplink != switch) else {
             continue;
         };
         let way = ports
@@ -191,8 +185,7 @@ fn useless_uplinks(config: &Config, switch: &str, ports: &[Wanted]) -> Vec<Strin
             Some(_) => continue,
         };
         warnings.push(format!(
-            "the NAT rule {} translates nothing yet, and what it is for stays inside: {why}",
-            rule.id
+            "{rule} translates nothing yet, and what it is for stays inside: {why}"
         ));
     }
     warnings

@@ -1,12 +1,10 @@
 //! `flow list | flush`.
 
-use std::net::IpAddr;
-
 use super::load;
 use crate::cli::{FlowArgs, FlowCommand};
 use crate::config::edits;
 use crate::error::Error;
-use crate::flows::{FlowFilter, FlowRow};
+use crate::flows::{FlowFilter, FlowRow, end};
 use crate::output::{Listing, Output, or_dash};
 use crate::runtime::Session;
 
@@ -61,12 +59,13 @@ impl Listing for FlowRow {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let [source, destination] = [(self.src, self.sport), (self.dst, self.dport)].map(end);
+        let [source, destination] =
+            [(self.src, self.sport), (self.dst, self.dport)].map(|(addr, port)| end(addr, port));
         let [as_source, as_destination] = [
             (self.nat_src, self.nat_sport),
             (self.nat_dst, self.nat_dport),
         ]
-        .map(end);
+        .map(|(addr, port)| end(addr, port));
         let unless_same = |new: String, old: &str| or_dash((new != old).then_some(new));
         let as_source = unless_same(as_source, &source);
         let as_destination = unless_same(as_destination, &destination);
@@ -84,15 +83,6 @@ impl Listing for FlowRow {
             format!("{}/{}", self.bytes, self.reply_bytes),
             or_dash(self.rule),
         ]
-    }
-}
-
-/// One end of a connection; protocols without ports have 0 for both.
-fn end((addr, port): (IpAddr, u16)) -> String {
-    match (addr, port) {
-        (addr, 0) => addr.to_string(),
-        (IpAddr::V4(addr), port) => format!("{addr}:{port}"),
-        (IpAddr::V6(addr), port) => format!("[{addr}]:{port}"),
     }
 }
 

@@ -17,7 +17,7 @@ use vnet_common::{
 
 use super::{Facts, Image, Interface, Owner, fnv1a, is_outside};
 use crate::config::{
-    Config, Filtering, Mapping, NatAction, NatOptions, NatRule as Rule, PortRange,
+    AddrRange, Config, Filtering, Mapping, NatAction, NatOptions, NatRule as Rule, PortRange,
 };
 use crate::gateway::SwitchPort;
 use crate::ports::Role;
@@ -437,6 +437,12 @@ fn print(action: &NatAction) -> u16 {
     let hash = fnv1a(format!("{action:?}").as_bytes());
     let folded = hash ^ (hash >> 32);
     ((folded ^ (folded >> 16)) as u16).max(1)
+}
+
+/// How many addresses a pool has; more than a number holds are as many as it holds.
+pub fn addresses(pool: &AddrRange) -> u32 {
+    let between = number(pool.last).saturating_sub(number(pool.first));
+    u32::try_from(between.saturating_add(1)).unwrap_or(u32::MAX)
 }
 
 /// An address as a number whose bytes, highest first, are its [`Addr`].
