@@ -22,16 +22,16 @@ use super::{
 };
 use crate::compile::{MEMBERS_PER_PORT, fnv1a};
 use crate::error::Error;
-use crate::host::kernel;
+use crate::host::{kernel, sysctl};
 
 /// The eBPF programs, built by build.rs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VNET_OBJECT"));
 
 /// The programs in the object.
 pub const PROGRAMS: &[&str] = &[
+    "tc_flow",
     "tc_ingress",
     "tc_egress",
-    "tc_flow",
     "xdp_uplink",
     "control",
 ];
@@ -159,9 +159,18 @@ pub fn loader<'a>(_object: &[u8], sizes: &'a Sizes) -> EbpfLoader<'a> {
         false,
     );
     loader.override_global("FLOW_SEED", &sizes.flow_seed, false);
+    // As the network namespace has it when the programs are loaded.
+    loader.override_global("EPHEMERAL", &*Box::leak(Box::new(ephemeral_ports())), false);
     let fib_src = u32::from(kernel::has_fib_src().unwrap_or(false));
     loader.override_global("FIB_SRC", &*Box::leak(Box::new(fib_src)), false);
     loader
+}
+
+/// The host's ports for outgoing connections: the first in the upper half, the last in the lower.
+fn ephemeral_ports() -> u32 {
+    sysctl::local_ports().map_or(32_768 << 16 | 60_999, |(first, last)| {
+        u32::from(first) << 16 | u32::from(last)
+    })
 }
 
 /// Loads one program of the object into the kernel.
