@@ -332,3 +332,90 @@ pub fn release(links: &Links, switch: &str, name: &str, run: &mut GatewayRun) ->
     }
     first
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(names: &[&str]) -> Config {
+        let network = |name: &&str| Network {
+            name: (*name).into(),
+            vlan: None,
+            mtu: None,
+            gateway: vec!["10.0.0.1/24".parse().unwrap()],
+        };
+        Config {
+            networks: names.iter().map(network).collect(),
+            ..Config::default()
+        }
+    }
+
+    fn ports(config: &Config, switch: &str) -> Vec<(String, Role, Option<String>)> {
+        let ports = switch_ports(config, switch).into_iter();
+        ports
+            .map(|listed| {
+                let network = listed.gateway.map(|network| network.name);
+                (listed.port.name, listed.role, network)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_network_with_a_gateway_has_a_port() {
+        let mut config = config(&["red", "default", "blue"]);
+        config.networks[2].gateway.clear();
+        config.ports.push(Port::new("tap0"));
+        assert_eq!(
+            ports(&config, "vsw0"),
+            [
+                ("vsw0".into(), Role::Device, Some("default".into())),
+                ("tap0".into(), Role::Vm, None),
+                ("vsw0.red".into(), Role::Gateway, Some("red".into())),
+            ]
+        );
+        let red = &switch_ports(&config, "vsw0")[2].port;
+        assert_eq!(config.carried(red).to_string(), "red");
+        assert_eq!(config.max_macs(red, "vsw0"), 0);
+    }
+
+    #[test]
+    fn a_device_that_is_elsewhere_is_no_gateway() {
+        let mut config = config(&["default", "red"]);
+        config.ports.push(Port {
+            attachment: Attachment::Access("red".into()),
+            ..Port::new("vsw0")
+        });
+        assert_eq!(
+            ports(&config, "vsw0"),
+            [
+                ("vsw0".into(), Role::Device, None),
+                ("vsw0.default".into(), Role::Gateway, Some("default".into())),
+                ("vsw0.red".into(), Role::Gateway, Some("red".into())),
+            ]
+        );
+    }
+
+    #[test]
+    fn long_names_are_cut_and_stay_apart() {
+        let long = ["a-very-long-name", "a-very-long-game", "exactly-10"];
+        let config = config(&long);
+        let names: Vec<String> = switch_ports(&config, "vsw0")
+            .into_iter()
+            .skip(1)
+            .map(|listed| listed.port.name)
+            .collect();
+        assert_eq!(names[2], "vsw0.exactly-10");
+        for name in &names[..2] {
+            assert_eq!(name.len(), IFACE_NAME_MAX);
+            assert!(name.starts_with("vsw0.a-very"), "{name}");
+        }
+        assert_ne!(names[0], names[1]);
+        for name in &names {
+            let peer = peer_of(name);
+            assert!(
+                peer.len() <= IFACE_NAME_MAX && !names.contains(&peer),
+                "{peer}"
+            );
+        }
+    }
+}
