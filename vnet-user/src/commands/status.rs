@@ -97,7 +97,7 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
 }
 
 /// The flow table.
-#[derive(Default, Serialize)]
+#[derive(Serialize)]
 struct FlowTable {
     count: u32,
     limit: u32,
@@ -113,10 +113,6 @@ struct FlowTable {
 impl FlowTable {
     fn read(session: &Session, limit: u32) -> anyhow::Result<Self> {
         let pins = session.pins();
-        if !pins.map("flow_count").exists() {
-            // Flows may not be in the object yet.
-            return Ok(Self::default());
-        }
         let counters = flows::counters(pins)?;
         let memory = flows::memory_bytes(pins)?;
         let room = session.state().map_or(0, |state| state.sizes.flow_size);

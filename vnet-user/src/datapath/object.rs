@@ -117,23 +117,11 @@ pub fn load(pins: &Pins, sizes: &Sizes) -> Result<Ebpf> {
     let mut ebpf = loader
         .load(OBJECT)
         .context("loading the datapath's maps into the kernel")?;
-    for name in programs(&ebpf) {
+    for name in PROGRAMS {
         load_program(&mut ebpf, name)?;
     }
-    if ebpf.program("tc_flow").is_some() {
-        link_programs(&mut ebpf, pins)?;
-    }
+    link_programs(&mut ebpf, pins)?;
     Ok(ebpf)
-}
-
-/// Those of [`PROGRAMS`] that the object has: flows may not be in it yet.
-fn programs(ebpf: &Ebpf) -> Vec<&'static str> {
-    let there = |name: &str| name != "tc_flow" || ebpf.program(name).is_some();
-    PROGRAMS
-        .iter()
-        .copied()
-        .filter(|name| there(name))
-        .collect()
 }
 
 /// A loader for `object` with the maps' sizes set; tests load other builds of it.
@@ -156,13 +144,13 @@ pub fn loader<'a>(_object: &[u8], sizes: &'a Sizes) -> EbpfLoader<'a> {
     loader.override_global(
         "FLOW_BUCKETS",
         &*Box::leak(Box::new(sizes.flow_buckets())),
-        false,
+        true,
     );
-    loader.override_global("FLOW_SEED", &sizes.flow_seed, false);
+    loader.override_global("FLOW_SEED", &sizes.flow_seed, true);
     // As the network namespace has it when the programs are loaded.
-    loader.override_global("EPHEMERAL", &*Box::leak(Box::new(ephemeral_ports())), false);
+    loader.override_global("EPHEMERAL", &*Box::leak(Box::new(ephemeral_ports())), true);
     let fib_src = u32::from(kernel::has_fib_src().unwrap_or(false));
-    loader.override_global("FIB_SRC", &*Box::leak(Box::new(fib_src)), false);
+    loader.override_global("FIB_SRC", &*Box::leak(Box::new(fib_src)), true);
     loader
 }
 
@@ -270,7 +258,7 @@ fn check_pinned(name: &str, path: &std::path::Path, sizes: &Sizes) -> Result<()>
 
 /// Pins the programs, in place of those of an earlier build.
 pub fn pin_programs(ebpf: &mut Ebpf, pins: &Pins) -> Result<()> {
-    for name in programs(ebpf) {
+    for name in PROGRAMS {
         let path = pins.program(name);
         ignore_absent(fs::remove_file(&path))
             .with_context(|| format!("removing {}", path.display()))?;

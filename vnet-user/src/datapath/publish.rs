@@ -143,10 +143,6 @@ fn fill(pins: &Pins, sizes: &Sizes, image: &Image, generation: u32) -> Result<()
 }
 
 fn fill_nat(pins: &Pins, image: &Image, generation: u32) -> Result<()> {
-    // Flows may not be in the object yet.
-    if !pins.map("nat_match").exists() {
-        return Ok(());
-    }
     let mut rules = maps::array::<NatRule>(pins, "nat_rules")?;
     for id in 0..NAT_RULES {
         let rule = image.nat_rules.get(&(id as u16)).copied();
@@ -183,9 +179,6 @@ fn forget(pins: &Pins, generation: u32) -> Result<()> {
     sweep::<MacDenyKey>(pins, "mac_deny", |k| u32::from(k.generation) == generation)?;
     sweep::<PortMacKey>(pins, "mac_allow", |k| k.generation == generation)?;
 
-    if !pins.map("nat_match").exists() {
-        return Ok(());
-    }
     let mut matches = maps::lpm_trie::<NatMatchKey, u32>(pins, "nat_match")?;
     let keys: Vec<Key<NatMatchKey>> = matches
         .keys()
