@@ -86,12 +86,14 @@ impl Setup {
             slots: before.map_or_else(BTreeMap::new, |before| slots_in_force(&before.image.ports)),
             tcp_at_tc,
             max_ports: config.settings.max_ports,
+            ..Facts::default()
         };
         let image = compile::compile(&config, &facts).context("compiling the configuration")?;
         let sizes = Sizes {
             max_ports: config.settings.max_ports,
             fdb_size: fdb_size.unwrap_or(config.settings.fdb_size),
             fdb_seed: FDB_SEED,
+            ..Sizes::default()
         };
         Ok(Self {
             config,

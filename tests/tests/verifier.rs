@@ -24,6 +24,7 @@ fn every_program_loads_within_its_budget() {
         max_ports: 64,
         fdb_size: 1024,
         fdb_seed: 1,
+        ..Sizes::default()
     };
     let verified = in_sandbox(|_| {
         let mut ebpf = object::loader(OBJECT, &sizes).load(OBJECT)?;

@@ -1,15 +1,27 @@
 //! The command line: raw arguments become checked values here, once. Whatever can be refused
 //! without looking at the document or the system is refused here, with exit code 2.
 
+mod flow;
+mod nat;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use vnet_common::StormKind;
 
+pub use flow::{FlowArgs, FlowCommand};
+pub use nat::{
+    DnatArgs, MasqueradeArgs, NatAdd, NatAddCommand, NatCommand, NatDelArgs, NatOptionArgs,
+    SnatArgs, StaticArgs,
+};
+
 use crate::config::edits::PortChange;
-use crate::config::names::{self, parse_iface, parse_mtu, parse_network, parse_switch, parse_vlan};
+use crate::config::names::{
+    self, parse_gateway, parse_iface, parse_mtu, parse_network, parse_switch, parse_vlan,
+};
 use crate::config::{
     Assignment, FailMode, MAX_MACS_LIMIT, MacAddr, Mode, SettingKey, StormLimit, StormOverrides,
     TrunkEntry,
@@ -147,6 +159,12 @@ pub enum Command {
     /// MAC addresses that may not communicate at all
     #[command(subcommand)]
     Mac(MacCommand),
+    /// Address translation
+    #[command(subcommand)]
+    Nat(NatCommand),
+    /// Connections that are in force
+    #[command(subcommand)]
+    Flow(FlowCommand),
     /// Change settings
     Set(SetArgs),
     /// Show settings
@@ -204,6 +222,9 @@ pub struct NetworkAddArgs {
     /// The tag it has on trunks, 1 to 4094
     #[arg(long, value_name = "VID", value_parser = parse_vlan)]
     pub vlan: Option<u16>,
+    /// The host's address in it, with its prefix: what its VMs use as gateway
+    #[arg(long, value_name = "CIDR", value_parser = parse_gateway)]
+    pub gateway: Vec<IpNet>,
     /// Its MTU in bytes
     #[arg(long, value_name = "N", value_parser = parse_mtu)]
     pub mtu: Option<u32>,

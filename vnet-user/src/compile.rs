@@ -1,17 +1,26 @@
 //! From a configuration to the tables of the datapath: pure, so that equal configurations on equal
 //! interfaces give equal tables.
 
+mod nat;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use nat::addresses;
+
 use vnet_common::{
-    DEFAULT_SEGMENT, FIRST_INNER_SEGMENT, Mac, Member, NO_SEGMENT, NO_SLOT, PortConf, PortKind,
-    SEGMENTS, SegmentConf,
+    DEFAULT_SEGMENT, FIRST_INNER_SEGMENT, FlowTimeouts, Mac, Member, NO_SEGMENT, NO_SLOT,
+    NatMatchKey, NatRule, PortConf, PortKind, SEGMENTS, SegmentConf,
     fdb::{FDB_LOCAL, FDB_STATIC},
     port::{PORT_ACCESS, PORT_MAC_LIST, PORT_MEMBER, PORT_TCP_AT_TC, PORT_XDP_TARGET},
 };
 
-use crate::config::{Config, DEFAULT_NETWORK, Port, StormLimit};
+use crate::config::{Config, DEFAULT_NETWORK, StormLimit};
 use crate::error::Error;
+use crate::gateway::{SwitchPort, switch_ports};
+use crate::host::Address;
+use crate::ports::Role;
 
 /// Entries in a generation of the map `members` for each port that there is room for.
 pub const MEMBERS_PER_PORT: u32 = 64;
@@ -36,6 +45,8 @@ pub struct Facts {
     pub switch: String,
     /// Interfaces that exist, by port name.
     pub interfaces: BTreeMap<String, Interface>,
+    /// Addresses of the host.
+    pub addresses: Vec<Address>,
     /// Slots that are in use, so that a port keeps its own.
     pub slots: BTreeMap<Owner, u16>,
     /// TCP from XDP to VMs goes up to TC.
@@ -82,6 +93,20 @@ pub struct Image {
     pub mac_allow: BTreeSet<(u16, Mac)>,
     /// Entries of the FDB that are configured: slot and flags by address and segment.
     pub fdb: BTreeMap<(Mac, u16), (u16, u16)>,
+    /// Translation rules by id.
+    pub nat_rules: BTreeMap<u16, NatRule>,
+    /// What packets find rules by: values by the bits that count and key, whose generation is 0.
+    pub nat_matches: BTreeMap<(u32, NatMatchKey), u32>,
+    /// `SWITCH_…` bits.
+    pub flags: u32,
+    /// Most connections in the flow table.
+    pub flow_limit: u32,
+    /// Most connections of one VM's port; 0 is a quarter of the table.
+    pub flow_quota: u32,
+    /// As in [`vnet_common::SwitchConf`].
+    pub mss_clamp: u32,
+    /// How long connections live without a packet.
+    pub timeouts: FlowTimeouts,
 }
 
 /// Works out the tables of a valid configuration. Ports without an interface are left out.
@@ -93,13 +118,17 @@ pub fn compile(config: &Config, facts: &Facts) -> Result<Image, Error> {
         ageing_s: config.settings.ageing,
         fdb_limit: config.settings.fdb_size,
         mac_deny: config.mac_deny.iter().map(|mac| mac.octets()).collect(),
+        flow_limit: config.settings.flow_size,
+        flow_quota: config.settings.flow_quota,
+        mss_clamp: config.settings.mss_clamp,
+        timeouts: config.settings.timeouts,
         ..Image::default()
     };
     let segments = segment_ids(config);
-    let ports = config.all_ports(&facts.switch);
-    let present: Vec<(&Port, Interface)> = ports
+    let ports = switch_ports(config, &facts.switch);
+    let present: Vec<(&SwitchPort, Interface)> = ports
         .iter()
-        .filter_map(|port| Some((port, *facts.interfaces.get(&port.name)?)))
+        .filter_map(|port| Some((port, *facts.interfaces.get(&port.port.name)?)))
         .collect();
     let slots = assign_slots(&present, facts)?;
 
@@ -154,6 +183,7 @@ pub fn compile(config: &Config, facts: &Facts) -> Result<Image, Error> {
                 .insert((entry.mac.octets(), *segment), (*slot, FDB_STATIC));
         }
     }
+    nat::add(&mut image, config, facts, &segments, &slots, &present);
     Ok(image)
 }
 
@@ -192,12 +222,12 @@ pub fn fnv1a(bytes: &[u8]) -> u64 {
 }
 
 /// Whether the host's stack stays behind the port: an uplink outside the switch device.
-fn is_outside(port: &Port, interface: &Interface) -> bool {
-    port.uplink && !interface.member
+fn is_outside(port: &SwitchPort, interface: &Interface) -> bool {
+    port.role == Role::Uplink && !interface.member
 }
 
 fn assign_slots(
-    present: &[(&Port, Interface)],
+    present: &[(&SwitchPort, Interface)],
     facts: &Facts,
 ) -> Result<BTreeMap<Owner, u16>, Error> {
     let max_ports = facts.max_ports;
@@ -265,9 +295,10 @@ fn add_port(
     facts: &Facts,
     segments: &BTreeMap<String, u16>,
     slots: &BTreeMap<Owner, u16>,
-    port: &Port,
+    listed: &SwitchPort,
     interface: &Interface,
 ) {
+    let (port, role) = (&listed.port, listed.role);
     let slot_of = |host_side| {
         let owner = Owner {
             ifindex: interface.ifindex,
@@ -275,8 +306,7 @@ fn add_port(
         };
         slots.get(&owner).copied().unwrap_or(NO_SLOT)
     };
-    let is_device = port.name == facts.switch;
-    let outside = is_outside(port, interface);
+    let outside = is_outside(listed, interface);
     let slot = slot_of(false);
     let host_slot = if outside { slot_of(true) } else { NO_SLOT };
     let carried = config.carried(port);
@@ -302,16 +332,13 @@ fn add_port(
         .and_then(|name| segments.get(name))
         .copied()
         .unwrap_or(NO_SEGMENT);
-    let is_vm = !port.uplink && !is_device;
     let storm = port.storm.over(config.settings.storm);
     let conf = PortConf {
         ifindex: interface.ifindex,
-        kind: if is_device {
-            PortKind::Internal
-        } else if port.uplink {
-            PortKind::Uplink
-        } else {
-            PortKind::Vm
+        kind: match role {
+            Role::Device | Role::Gateway => PortKind::Internal,
+            Role::Uplink => PortKind::Uplink,
+            Role::Vm => PortKind::Vm,
         },
         flags,
         max_macs: config.max_macs(port, &facts.switch),
@@ -323,7 +350,7 @@ fn add_port(
             (storm.unknown_unicast, port.storm.unknown_unicast.is_some()),
         ]
         .map(|(limit, own)| match limit {
-            StormLimit::Pps(pps) if is_vm || own => 1_000_000_000 / pps.max(1),
+            StormLimit::Pps(pps) if role == Role::Vm || own => 1_000_000_000 / pps.max(1),
             _ => 0,
         }),
         slot,

@@ -10,6 +10,8 @@ pub mod compile;
 pub mod config;
 pub mod datapath;
 pub mod error;
+pub mod flows;
+pub mod gateway;
 pub mod host;
 pub mod lifecycle;
 pub mod output;

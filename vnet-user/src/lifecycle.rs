@@ -3,10 +3,8 @@
 use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context as _, Result};
-use vnet_common::Mac;
 
 use crate::attach;
-use crate::compile::fnv1a;
 use crate::config::Config;
 use crate::datapath::{
     control::Control,
@@ -14,6 +12,7 @@ use crate::datapath::{
     pins::ignore_absent,
 };
 use crate::error::Error;
+use crate::gateway;
 use crate::host::{Link, LinkKind, Links, bpffs, kernel, netns, privileges, signals::Held, sysctl};
 use crate::ports;
 use crate::runtime::Session;
@@ -126,7 +125,7 @@ fn begin(session: &mut Session, config: &Config) -> Result<RunState, Error> {
         Some(device) => device,
         None => {
             created = true;
-            links.create_bridge(&switch, device_mac(&switch))?
+            links.create_bridge(&switch, gateway::stable_mac(&switch))?
         }
     };
     let here = netns::current_id()?;
@@ -134,6 +133,8 @@ fn begin(session: &mut Session, config: &Config) -> Result<RunState, Error> {
         max_ports: config.settings.max_ports,
         fdb_size: config.settings.fdb_size,
         fdb_seed: random_seed()?,
+        flow_size: config.settings.flow_size,
+        flow_seed: random_seed()?,
     };
     let mut state = RunState {
         netns: (here.dev, here.ino),
@@ -145,6 +146,7 @@ fn begin(session: &mut Session, config: &Config) -> Result<RunState, Error> {
         fail_closed: false,
         sysctls: Vec::new(),
         ports: BTreeMap::new(),
+        gateways: BTreeMap::new(),
         slots: BTreeMap::new(),
         segments: BTreeMap::new(),
     };
@@ -183,14 +185,6 @@ fn check_adopted(switch: &str, device: &Link) -> Result<(), Error> {
         .mend(format!("ip link set {switch} type bridge stp_state 0")));
     }
     Ok(())
-}
-
-/// An address that stays the same from `up` to `up`, so that VMs' neighbour tables stay right, and
-/// differs between hosts: from the machine's id and the switch's name, locally administered.
-fn device_mac(switch: &str) -> Mac {
-    let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    let hash = fnv1a(format!("{}/{switch}", machine.trim()).as_bytes()).to_be_bytes();
-    [0x02, hash[0], hash[1], hash[2], hash[3], hash[4]]
 }
 
 fn random_seed() -> Result<u64, Error> {
@@ -272,6 +266,12 @@ pub fn down(session: &mut Session) -> Result<(), Error> {
                         .with_context(|| format!("releasing the port {name}")),
                 );
             }
+        }
+        for (name, mut run) in std::mem::take(&mut state.gateways) {
+            keep(
+                gateway::release(&links, session.switch(), &name, &mut run)
+                    .with_context(|| format!("releasing the gateway port {name}")),
+            );
         }
         if state.created_device {
             match links.by_name(session.switch()) {

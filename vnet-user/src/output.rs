@@ -84,6 +84,15 @@ impl Output {
         }
     }
 
+    /// Prints the id of what was made.
+    pub fn id(&self, id: u16) -> Result<(), Error> {
+        match self.format {
+            Format::Table => print(&format!("{id}\n")),
+            Format::Json => print(&format!("{{\"schema\":{SCHEMA},\"id\":{id}}}\n")),
+            Format::Jsonl => print(&format!("{{\"id\":{id}}}\n")),
+        }
+    }
+
     /// Says something that is no listing, on stderr, unless `-q`.
     pub fn note(&self, text: &str) {
         if !self.quiet {

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 
 use crate::attach::{self, TcHook};
-use crate::config::Mode;
+use crate::config::{Mode, Network};
 use crate::datapath::pins::Pins;
 use crate::error::Error;
 use crate::host::{BridgePortFlags, Link, LinkKind, Links, Peer, Peers, ethtool};
@@ -18,6 +18,8 @@ pub enum Role {
     Uplink,
     /// The switch device itself.
     Device,
+    /// An interface of vnet's that holds a network's gateway addresses.
+    Gateway,
 }
 
 impl Role {
@@ -27,7 +29,7 @@ impl Role {
         match self {
             Self::Vm => "vm",
             Self::Uplink => "uplink",
-            Self::Device => "internal",
+            Self::Device | Self::Gateway => "internal",
         }
     }
 }
@@ -45,6 +47,8 @@ pub struct Wanted {
     pub member: bool,
     /// Whether and why XDP programs may redirect to it.
     pub target: Target,
+    /// The network whose gateway addresses it holds.
+    pub gateway: Option<Network>,
 }
 
 /// Whether XDP programs may redirect to a port.
@@ -91,7 +95,7 @@ pub fn target(role: Role, link: &Link, mode: Mode, links: &Links, peers: &mut Pe
         note: note.into(),
     };
     match (&link.kind, role) {
-        (_, Role::Device | Role::Uplink) => no(""),
+        (_, Role::Device | Role::Gateway | Role::Uplink) => no(""),
         (LinkKind::Tun, Role::Vm) => Target {
             allowed: true,
             note: String::new(),
@@ -211,7 +215,7 @@ pub fn attach(
     let fresh = run.hooks.is_empty();
     let hooks: &[TcHook] = match wanted.role {
         Role::Vm => &[TcHook::Ingress],
-        Role::Device => &[TcHook::Egress],
+        Role::Device | Role::Gateway => &[TcHook::Egress],
         Role::Uplink if outside => &[TcHook::Ingress, TcHook::Egress],
         Role::Uplink => &[TcHook::Ingress],
     };

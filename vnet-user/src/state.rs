@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::object::Sizes;
@@ -34,6 +35,8 @@ pub struct RunState {
     pub sysctls: Vec<(PathBuf, String)>,
     /// Attached ports by interface name.
     pub ports: BTreeMap<String, PortRun>,
+    /// Gateway ports' interfaces by name.
+    pub gateways: BTreeMap<String, GatewayRun>,
     /// Who has which slot: interface name and kind.
     pub slots: BTreeMap<u16, (String, String)>,
     /// Networks by segment.
@@ -72,6 +75,22 @@ pub struct PortRun {
     pub note: String,
     /// XDP programs may redirect to it.
     pub xdp_target: bool,
+}
+
+/// What was done for a network's gateway addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GatewayRun {
+    /// Interface index; 0 while it is being made.
+    pub ifindex: u32,
+    /// The network.
+    pub network: String,
+    /// vnet made the interface; else it is the switch device.
+    pub made: bool,
+    /// Addresses that vnet gave it.
+    pub addresses: Vec<IpNet>,
+    /// Sysctls that were changed on an interface that vnet did not make, with their values before.
+    pub sysctls: Vec<(PathBuf, String)>,
 }
 
 /// The state file of `switch`.

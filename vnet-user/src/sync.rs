@@ -12,10 +12,11 @@ use crate::compile::{self, Facts, Image, Interface, fnv1a};
 use crate::config::{Config, FailMode, Mode};
 use crate::datapath::{control::Control, counters, fdb, publish};
 use crate::error::Error;
-use crate::host::{Link, Links, Peers, grace::ShortGracePeriods};
+use crate::gateway::{self, SwitchPort};
+use crate::host::{Address, Link, Links, Peers, grace::ShortGracePeriods};
 use crate::ports::{self, Role, Wanted, XdpPlan};
 use crate::runtime::Session;
-use crate::state::{PortRun, RunState};
+use crate::state::{GatewayRun, PortRun, RunState};
 
 /// From so many new ports on, the kernel's waits for each are worth shortening.
 const MANY_PORTS: usize = 8;
@@ -31,18 +32,21 @@ pub fn sync(
     new: &Config,
 ) -> Result<(RunState, Vec<String>), Error> {
     let links = Links::open()?;
-    let plan = Plan::make(session, &links, &state, new)?;
     let before = state.clone();
     let mut run = Run {
         session,
         links: &links,
         state,
-        warnings: plan.warnings.clone(),
+        warnings: Vec::new(),
     };
-    if let Err(error) = run
-        .carry_out(&plan, new)
-        .and_then(|()| run.follow_device(&plan, new))
-    {
+    let plan = match run.plan(new) {
+        Ok(plan) => plan,
+        Err(error) => {
+            run.unmake_gateways(&before);
+            return Err(error);
+        }
+    };
+    if let Err(error) = run.reach(&plan, new) {
         run.undo(&before, old);
         return Err(error);
     }
@@ -62,6 +66,8 @@ pub fn is_closed(config: &Config) -> bool {
         FailMode::Auto => {
             config.network_names().count() > 1
                 || !config.mac_deny.is_empty()
+                || !config.nat.is_empty()
+                || config.networks.iter().any(|n| !n.gateway.is_empty())
                 || config.ports.iter().any(|port| !port.macs.is_empty())
         }
     }
@@ -104,7 +110,19 @@ impl Plan {
         let mut ports = Vec::new();
         let mut xdp = BTreeMap::new();
         let mut warnings = Vec::new();
-        for port in config.all_ports(switch) {
+        for SwitchPort {
+            port,
+            role,
+            gateway,
+        } in gateway::switch_ports(config, switch)
+        {
+            if role == Role::Gateway && config.port(&port.name).is_some() {
+                return Err(Error::new(
+                    format!("using {} as a port", port.name),
+                    "it is the gateway port of a network",
+                )
+                .mend(format!("vnet-user port del {}", port.name)));
+            }
             let Some(link) = by_name.remove(&port.name) else {
                 warnings.push(format!(
                     "the interface {} does not exist: the port waits for it, and is attached by \
@@ -113,20 +131,13 @@ impl Plan {
                 ));
                 continue;
             };
-            let role = if port.name == switch {
-                Role::Device
-            } else if port.uplink {
-                Role::Uplink
-            } else {
-                Role::Vm
-            };
             ports::check(&port.name, role, &link, &device)?;
             let ours = state.ports.get(&port.name).is_some_and(|run| run.enslaved);
             let member = match role {
                 Role::Vm => true,
                 // A port that vnet made a member as a VM's and that is an uplink now leaves.
                 Role::Uplink => link.master == Some(device.index) && !ours,
-                Role::Device => false,
+                Role::Device | Role::Gateway => false,
             };
             if role == Role::Uplink {
                 let plan = ports::plan_xdp(&link, config.mode, links, &mut peers)?;
@@ -139,9 +150,12 @@ impl Plan {
                 link,
                 member,
                 target,
+                gateway,
             });
         }
-        let image = compile::compile(config, &facts(session, state, config, &ports)?)?;
+        warnings.extend(useless_uplinks(config, switch, &ports));
+        let facts = facts(session, state, config, &ports, links.addresses()?)?;
+        let image = compile::compile(config, &facts)?;
         Ok(Self {
             device,
             ports,
@@ -150,6 +164,31 @@ impl Plan {
             warnings,
         })
     }
+}
+
+/// Rules that wait for their way out to become one.
+fn useless_uplinks(config: &Config, switch: &str, ports: &[Wanted]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for rule in &config.nat {
+        let Some(uplink) = rule.action.uplink().filter(|uplink| *uplink != switch) else {
+            continue;
+        };
+        let way = ports
+            .iter()
+            .find(|wanted| wanted.name == uplink && wanted.role == Role::Uplink);
+        let why = match way {
+            None => format!("{uplink} is no uplink that is there"),
+            Some(way) if way.member => format!(
+                "{uplink} is a member of {switch}, which has its addresses: --uplink {switch} \
+                 is the way out"
+            ),
+            Some(_) => continue,
+        };
+        warnings.push(format!(
+            "{rule} translates nothing yet, and what it is for stays inside: {why}"
+        ));
+    }
+    warnings
 }
 
 /// Another switch's ports are not ours.
@@ -186,6 +225,7 @@ fn facts(
     state: &RunState,
     config: &Config,
     ports: &[Wanted],
+    addresses: Vec<Address>,
 ) -> Result<Facts, Error> {
     let in_force = publish::ports_in_force(session.pins(), &state.sizes)?;
     Ok(Facts {
@@ -202,6 +242,7 @@ fn facts(
                 (port.name.clone(), interface)
             })
             .collect(),
+        addresses,
         slots: publish::slots_in_force(&in_force),
         tcp_at_tc: config.mode != Mode::Xdp,
         max_ports: state.sizes.max_ports,
@@ -217,12 +258,42 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Works out what is to be. The tables name gateway ports' interfaces, so those are made here.
+    fn plan(&mut self, config: &Config) -> Result<Plan, Error> {
+        gateway::make_missing(self.session, self.links, &mut self.state, config)?;
+        let plan = Plan::make(self.session, self.links, &self.state, config)?;
+        self.warnings.clone_from(&plan.warnings);
+        Ok(plan)
+    }
+
+    fn reach(&mut self, plan: &Plan, config: &Config) -> Result<(), Error> {
+        self.carry_out(plan, config)?;
+        self.follow_device(plan, config)
+    }
+
+    /// Deletes interfaces that were made for a plan that came to nothing.
+    fn unmake_gateways(&mut self, before: &RunState) {
+        let fresh: Vec<String> = self
+            .state
+            .gateways
+            .keys()
+            .filter(|name| !before.gateways.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in fresh {
+            if let Err(error) = self.release_gateway(&name) {
+                log::warn!("{error}");
+            }
+        }
+    }
+
     fn carry_out(&mut self, plan: &Plan, config: &Config) -> Result<(), Error> {
         // An uplink that leaves goes first: to the new tables its frames would be nobody's, and
         // they are the host's.
         self.release_others(plan, |run| run.kind == Role::Uplink.name())?;
         self.publish(&plan.image)?;
         self.release_others(plan, |_| true)?;
+        self.release_gateways(plan)?;
         // Before any port is attached: an uplink that does not know the host's own address would
         // flood what is for the host.
         self.settle_fdb(&plan.image)?;
@@ -233,6 +304,7 @@ impl Run<'_> {
             .count();
         let _short = (fresh >= MANY_PORTS).then(ShortGracePeriods::begin);
         for wanted in &plan.ports {
+            self.configure_gateway(wanted)?;
             let attached = self.attach(plan, wanted, config.mode);
             // On record port by port: whatever ends this process, `down` can undo what was done.
             self.state
@@ -275,6 +347,59 @@ impl Run<'_> {
                 ));
             }
         }
+        Ok(())
+    }
+
+    /// Takes back what was done for networks that have no gateway any more.
+    fn release_gateways(&mut self, plan: &Plan) -> Result<(), Error> {
+        let stale: Vec<String> = self
+            .state
+            .gateways
+            .keys()
+            .filter(|name| {
+                !plan
+                    .ports
+                    .iter()
+                    .any(|wanted| wanted.name == **name && wanted.gateway.is_some())
+            })
+            .cloned()
+            .collect();
+        for name in stale {
+            self.release_gateway(&name)?;
+        }
+        Ok(())
+    }
+
+    fn release_gateway(&mut self, name: &str) -> Result<(), Error> {
+        let Some(mut run) = self.state.gateways.remove(name) else {
+            return Ok(());
+        };
+        let switch = self.session.switch();
+        if let Err(error) = gateway::release(self.links, switch, name, &mut run) {
+            // What is left of it stays on record.
+            self.state.gateways.insert(name.to_owned(), run);
+            return Err(Error::from(
+                error.context(format!("releasing the gateway port {name}")),
+            ));
+        }
+        Ok(self.state.save(self.session.run_dir(), switch)?)
+    }
+
+    /// Before the port is attached, and with that set up: its addresses and options are there when
+    /// its first packet comes.
+    fn configure_gateway(&mut self, wanted: &Wanted) -> Result<(), Error> {
+        let Some(network) = &wanted.gateway else {
+            return Ok(());
+        };
+        let name = &wanted.name;
+        let mut run = self.state.gateways.get(name).cloned().unwrap_or_default();
+        let (state, session) = (&mut self.state, self.session);
+        let mut save = |run: &GatewayRun| {
+            state.gateways.insert(name.clone(), run.clone());
+            state.save(session.run_dir(), session.switch())
+        };
+        gateway::configure(self.links, &wanted.link, network, &mut run, &mut save)
+            .with_context(|| format!("setting up the gateway of the network {}", network.name))?;
         Ok(())
     }
 
@@ -381,10 +506,7 @@ impl Run<'_> {
                 log::warn!("releasing {name} again: {error:#}");
             }
         }
-        let restored = Plan::make(self.session, self.links, &self.state, old).and_then(|plan| {
-            self.carry_out(&plan, old)?;
-            self.follow_device(&plan, old)
-        });
+        let restored = self.plan(old).and_then(|plan| self.reach(&plan, old));
         if let Err(error) = restored {
             log::warn!("bringing back the configuration before: {error}");
         }

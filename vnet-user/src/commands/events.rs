@@ -1,15 +1,16 @@
 //! `events`.
 
-use std::{fs::File, os::fd::AsRawFd as _, ptr};
+use std::{fs::File, net::IpAddr, os::fd::AsRawFd as _, ptr};
 
 use aya::maps::{MapData, RingBuf};
 use serde::Serialize;
-use vnet_common::{DropReason, Event, EventKind};
+use vnet_common::{Addr, DropReason, Event, EventKind, FlowKey};
 
 use crate::cli::{EventsArgs, Format};
-use crate::config::MacAddr;
+use crate::config::{MacAddr, names::protocol_name};
 use crate::datapath::maps;
 use crate::error::{Doing as _, Error};
+use crate::flows::{address, end};
 use crate::host::kernel;
 use crate::output::{Listing, Output, or_dash, print};
 use crate::runtime::Session;
@@ -107,8 +108,45 @@ struct Row {
     mac: MacAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// What the connection concerned is.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    flow: Option<FlowEnds>,
+    /// The external address of a connection or block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nat_addr: Option<IpAddr>,
+    /// Its port; of a block, the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nat_port: Option<u16>,
+    /// The translation rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<u16>,
+    /// Ports of a block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u32>,
     /// Events of this kind that were held back before this one.
     suppressed: u32,
+}
+
+/// A connection's packets as they come in.
+#[derive(Serialize)]
+struct FlowEnds {
+    proto: String,
+    src: IpAddr,
+    sport: u16,
+    dst: IpAddr,
+    dport: u16,
+}
+
+impl FlowEnds {
+    fn of(key: &FlowKey) -> Option<Self> {
+        (*key != FlowKey::default()).then(|| Self {
+            proto: protocol_name(key.proto),
+            src: address(&key.src),
+            sport: key.sport,
+            dst: address(&key.dst),
+            dport: key.dport,
+        })
+    }
 }
 
 impl Row {
@@ -122,6 +160,7 @@ impl Row {
                 .and_then(|state| state.slots.get(&slot))
                 .map_or_else(|| format!("slot {slot}"), |(name, _)| name.clone())
         };
+        let nat = event.nat_addr != Addr::default();
         let ago_ns = kernel::monotonic_ns().saturating_sub(event.time_ns);
         let now_ms = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -139,6 +178,11 @@ impl Row {
             reason: (event.kind == EventKind::Storm as u32)
                 .then(|| DropReason::ALL.get(event.reason as usize).map(|r| r.name()))
                 .flatten(),
+            flow: FlowEnds::of(&event.flow),
+            nat_addr: nat.then(|| address(&event.nat_addr)),
+            nat_port: nat.then_some(event.nat_port),
+            rule: (event.rule != 0).then_some(event.rule),
+            count: (event.count != 0).then_some(event.count),
             suppressed: event.suppressed,
         }
     }
@@ -154,6 +198,9 @@ impl Listing for Row {
         "NETWORK",
         "MAC",
         "REASON",
+        "FLOW",
+        "AS",
+        "RULE",
         "HELD BACK",
     ];
 
@@ -173,6 +220,25 @@ impl Listing for Row {
             self.network.clone(),
             self.mac.to_string(),
             or_dash(self.reason),
+            or_dash(self.flow.as_ref().map(|flow| {
+                format!(
+                    "{} {} > {}",
+                    flow.proto,
+                    end(flow.src, flow.sport),
+                    end(flow.dst, flow.dport)
+                )
+            })),
+            or_dash(self.nat_addr.map(|addr| {
+                let first = self.nat_port.unwrap_or(0);
+                match self.count {
+                    Some(count) => {
+                        let last = u32::from(first) + count.saturating_sub(1);
+                        format!("{}-{last}", end(addr, first))
+                    }
+                    None => end(addr, first),
+                }
+            })),
+            or_dash(self.rule),
             self.suppressed.to_string(),
         ]
     }

@@ -7,9 +7,11 @@ mod datapath_log;
 mod down;
 mod events;
 mod fdb;
+mod flow;
 mod get;
 mod mac;
 mod man;
+mod nat;
 mod network;
 mod port;
 mod set;
@@ -42,6 +44,8 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Port(command) => port::run(session, &output, command),
         Command::Fdb(command) => fdb::run(session, &output, command),
         Command::Mac(command) => mac::run(session, &output, command),
+        Command::Nat(command) => nat::run(session, &output, command),
+        Command::Flow(command) => flow::run(session, &output, command),
         Command::Set(args) => set::run(session, &output, args),
         Command::Get(args) => get::run(session, &output, args),
         Command::Stats(args) => stats::run(session, &output, args),

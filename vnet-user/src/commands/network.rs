@@ -1,5 +1,6 @@
 //! `network add | del | list | show`.
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{edit, load};
@@ -29,7 +30,7 @@ fn add(session: &mut Session, output: &Output, args: NetworkAddArgs) -> Result<(
             name: args.name,
             vlan: args.vlan,
             mtu: args.mtu,
-            gateway: Vec::new(),
+            gateway: args.gateway,
         };
         edits::add_network(config, network)
     })?;
@@ -73,6 +74,7 @@ fn show(session: &Session, output: &Output, name: &str) -> Result<(), Error> {
 struct NetworkRow {
     name: String,
     vlan: Option<u16>,
+    gateway: Vec<IpNet>,
     mtu: Option<u32>,
     ports: Vec<String>,
 }
@@ -87,6 +89,7 @@ impl NetworkRow {
                 .collect(),
             name: network.name,
             vlan: network.vlan,
+            gateway: network.gateway,
             mtu: network.mtu,
         }
     }
@@ -94,12 +97,13 @@ impl NetworkRow {
 
 impl Listing for NetworkRow {
     const PLURAL: &'static str = "networks";
-    const COLUMNS: &'static [&'static str] = &["NAME", "VLAN", "MTU", "PORTS"];
+    const COLUMNS: &'static [&'static str] = &["NAME", "VLAN", "GATEWAY", "MTU", "PORTS"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
             or_dash(self.vlan),
+            joined(&self.gateway),
             or_dash(self.mtu),
             joined(&self.ports),
         ]

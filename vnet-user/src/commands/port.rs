@@ -1,13 +1,13 @@
 //! `port add | set | del | list | show`.
 
 use serde::Serialize;
-use vnet_common::PortKind;
 
 use super::{edit, load};
 use crate::cli::{PortAddArgs, PortCommand, PortDelArgs, PortSetArgs};
 use crate::config::edits::PortChange;
 use crate::config::{CarriedNetwork, Config, MacAddr, Port, StormLimits, edits};
 use crate::error::Error;
+use crate::gateway::{SwitchPort, switch_ports};
 use crate::output::{Listing, Output, joined};
 use crate::runtime::{PortState, Session};
 
@@ -95,8 +95,7 @@ fn warn_of_nothing_carried(output: &Output, config: &Config, name: &str) {
 
 fn list(session: &Session, output: &Output) -> Result<(), Error> {
     let config = load(session)?;
-    let rows: Vec<_> = config
-        .all_ports(session.switch())
+    let rows: Vec<_> = switch_ports(&config, session.switch())
         .iter()
         .map(|port| PortRow::new(session, &config, port))
         .collect();
@@ -105,8 +104,8 @@ fn list(session: &Session, output: &Output) -> Result<(), Error> {
 
 fn show(session: &Session, output: &Output, name: &str) -> Result<(), Error> {
     let config = load(session)?;
-    let ports = config.all_ports(session.switch());
-    match ports.iter().find(|port| port.name == name) {
+    let ports = switch_ports(&config, session.switch());
+    match ports.iter().find(|listed| listed.port.name == name) {
         Some(port) => output.show(&PortRow::new(session, &config, port)),
         None => Err(edits::no_port(&config, session.switch(), name)
             .doing(format!("showing the port {name}"))),
@@ -130,18 +129,12 @@ struct PortRow {
 }
 
 impl PortRow {
-    fn new(session: &Session, config: &Config, port: &Port) -> Self {
-        let kind = if port.name == session.switch() {
-            PortKind::Internal
-        } else if port.uplink {
-            PortKind::Uplink
-        } else {
-            PortKind::Vm
-        };
+    fn new(session: &Session, config: &Config, listed: &SwitchPort) -> Self {
+        let port = &listed.port;
         let carried = config.carried(port);
         Self {
             name: port.name.clone(),
-            kind: kind.name(),
+            kind: listed.role.name(),
             state: session.port_state(&port.name),
             mode: if carried.access { "access" } else { "trunk" },
             carried: carried.to_string(),

@@ -2,6 +2,7 @@
 
 use super::edit;
 use crate::cli::SetArgs;
+use crate::config::SETTING_KEYS;
 use crate::error::Error;
 use crate::output::Output;
 use crate::runtime::Session;
@@ -20,8 +21,11 @@ pub fn run(session: &mut Session, output: &Output, args: SetArgs) -> Result<(), 
         }
     }
     let edited = edit(session, output, doing, |config| {
-        for assignment in &assignments {
-            assignment.key.put(&mut config.settings, assignment.value);
+        // In the order of the keys, so that a preset does not undo what is set along with it.
+        for key in &SETTING_KEYS {
+            for assignment in assignments.iter().filter(|a| a.key.name == key.name) {
+                key.put(&mut config.settings, assignment.value);
+            }
         }
         Ok(())
     })?;

@@ -7,8 +7,9 @@ use serde::Serialize;
 use crate::cli::Format;
 use crate::commands::load;
 use crate::config::{FailMode, Mode};
-use crate::datapath::{maps, object};
+use crate::datapath::{flows, maps, object};
 use crate::error::{Doing as _, Error};
+use crate::gateway::{SwitchPort, switch_ports};
 use crate::host::Links;
 use crate::output::{Listing, Output, or_dash, print};
 use crate::runtime::{PortState, Session};
@@ -20,18 +21,12 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
     let config = load(session)?;
     let links = Links::open()?;
     let mut ports = Vec::new();
-    for port in config.all_ports(session.switch()) {
+    for SwitchPort { port, role, .. } in switch_ports(&config, session.switch()) {
         let run = state.ports.get(&port.name);
         let link = links.by_name(&port.name)?;
         ports.push(PortRow {
             name: port.name.clone(),
-            kind: if port.name == session.switch() {
-                "internal"
-            } else if port.uplink {
-                "uplink"
-            } else {
-                "vm"
-            },
+            kind: role.name(),
             state: session.port_state(&port.name),
             hooks: run.map_or_else(Vec::new, |run| {
                 let mut hooks: Vec<String> = run
@@ -52,7 +47,22 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
     let addresses = maps::array::<u32>(session.pins(), "fdb_count")
         .and_then(|map| Ok(map.get(&0, 0)?))
         .doing(|| "reading the FDB's occupancy".into())?;
+    let conf = flows::conf(session.pins()).doing(|| "reading the switch's state".into())?;
+    let routed = switch_ports(&config, session.switch())
+        .into_iter()
+        .filter_map(|listed| {
+            let network = listed.gateway?;
+            Some(RoutedRow {
+                network: network.name,
+                port: listed.port.name,
+                gateway: network.gateway.iter().map(ToString::to_string).collect(),
+            })
+        })
+        .collect();
     let row = SwitchRow {
+        flows: FlowTable::read(session, conf.flow_limit)
+            .doing(|| "reading the flow table's occupancy".into())?,
+        routed,
         addresses,
         addresses_limit: config.settings.fdb_size.min(state.sizes.fdb_size),
         slots: state.slots.len(),
@@ -74,7 +84,8 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
             "of another build; `up` replaces them in place"
         },
         tables_need_restart: state.sizes.max_ports != config.settings.max_ports
-            || state.sizes.fdb_size != config.settings.fdb_size,
+            || state.sizes.fdb_size != config.settings.fdb_size
+            || state.sizes.flow_size != config.settings.flow_size,
         closes_at_next_change: sync::is_closed(&config) != state.fail_closed,
         ports,
     };
@@ -83,6 +94,51 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
     }
     print(&row.heading()?)?;
     output.list(&row.ports)
+}
+
+/// The flow table.
+#[derive(Serialize)]
+struct FlowTable {
+    count: u32,
+    limit: u32,
+    created: u64,
+    ended: u64,
+    /// Those that ended to make room.
+    evicted: u64,
+    memory_bytes: u64,
+    bytes_per_flow: u64,
+    mappings_bytes: u64,
+}
+
+impl FlowTable {
+    fn read(session: &Session, limit: u32) -> anyhow::Result<Self> {
+        let pins = session.pins();
+        let counters = flows::counters(pins)?;
+        let memory = flows::memory_bytes(pins)?;
+        let room = session.state().map_or(0, |state| state.sizes.flow_size);
+        Ok(Self {
+            count: flows::count(pins)?,
+            limit,
+            created: counters.created,
+            ended: counters.ended,
+            evicted: counters.evicted,
+            memory_bytes: memory.flows,
+            bytes_per_flow: memory.flows / u64::from(room.max(1)),
+            mappings_bytes: memory.bindings,
+        })
+    }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// A network with a gateway.
+#[derive(Serialize)]
+struct RoutedRow {
+    network: String,
+    port: String,
+    gateway: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +155,8 @@ struct SwitchRow {
     addresses_limit: u32,
     slots: usize,
     slots_limit: u32,
+    flows: FlowTable,
+    routed: Vec<RoutedRow>,
     tables_need_restart: bool,
     #[serde(skip)]
     closes_at_next_change: bool,
@@ -140,6 +198,36 @@ impl SwitchRow {
             "port slots",
             &format!("{} of {}", self.slots, self.slots_limit),
         )?;
+        let flows = &self.flows;
+        line(
+            "flows",
+            &format!(
+                "{} of {}, {:.1} MiB ({} bytes a flow) and {:.1} MiB for mappings",
+                flows.count,
+                flows.limit,
+                mib(flows.memory_bytes),
+                flows.bytes_per_flow,
+                mib(flows.mappings_bytes),
+            ),
+        )?;
+        line(
+            "since up",
+            &format!(
+                "{} flows begun, {} ended, {} of them to make room",
+                flows.created, flows.ended, flows.evicted
+            ),
+        )?;
+        for routed in &self.routed {
+            line(
+                "routed",
+                &format!(
+                    "{} by {} ({})",
+                    routed.network,
+                    routed.port,
+                    routed.gateway.join(", ")
+                ),
+            )?;
+        }
         if self.tables_need_restart {
             line("tables", "new sizes take effect after `down` and `up`")?;
         }

@@ -6,7 +6,8 @@ use toml_edit::{DocumentMut, Item};
 use super::settings::SettingsSection;
 use super::storm::StormOverrides;
 use super::{
-    Attachment, Config, FailMode, Invalid, MacAddr, Mode, Network, Port, StaticFdb, TrunkEntry,
+    Attachment, Config, FailMode, Invalid, MacAddr, Mode, NatRule, Network, Port, StaticFdb,
+    TrunkEntry,
 };
 
 /// The version of the document that this build reads and writes.
@@ -28,6 +29,8 @@ struct Document {
     fdb: Vec<StaticFdb>,
     #[serde(default, skip_serializing_if = "MacSection::is_empty")]
     mac: MacSection,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    nat: Vec<NatRule>,
 }
 
 #[derive(Default, PartialEq, Serialize, Deserialize)]
@@ -119,7 +122,7 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
             .collect::<Result<_, _>>()?,
         static_fdb: document.fdb,
         mac_deny: document.mac.deny,
-        nat: Vec::new(),
+        nat: document.nat,
     })
 }
 
@@ -138,6 +141,7 @@ pub fn render(config: &Config) -> DocumentMut {
         mac: MacSection {
             deny: config.mac_deny.clone(),
         },
+        nat: config.nat.clone(),
     };
     let mut document = toml::to_string(&document)
         .expect("strings and numbers under string keys are always TOML")
@@ -156,8 +160,10 @@ pub fn render(config: &Config) -> DocumentMut {
     }
     if let Some(settings) = document.get_mut("settings").and_then(Item::as_table_mut) {
         settings.set_implicit(false);
-        if let Some(storm) = settings.get_mut("storm").and_then(Item::as_table_mut) {
-            storm.set_dotted(true);
+        for group in ["storm", "timeouts"] {
+            if let Some(group) = settings.get_mut(group).and_then(Item::as_table_mut) {
+                group.set_dotted(true);
+            }
         }
     }
     document
@@ -232,8 +238,14 @@ fail = "closed"
 
 [settings]
 ageing = 60
+flow_size = 4096
+flow_quota = 1000
+mid_stream = true
+mss_clamp = "auto"
 storm.broadcast = 5
 storm.multicast = "off"
+timeouts.udp = 60
+timeouts.icmp = 30
 
 [[network]]
 name = "default"
@@ -245,6 +257,7 @@ vlan = 10
 
 [[network]]
 name = "red"
+gateway = ["10.0.0.1/24", "fd00::1/64"]
 
 [[port]]
 name = "eth0"
@@ -269,6 +282,38 @@ port = "eth0"
 
 [mac]
 deny = ["02:00:00:00:00:03"]
+
+[[nat]]
+id = 1
+kind = "masquerade"
+network = "red"
+uplink = "eth0"
+
+[[nat]]
+id = 2
+kind = "snat"
+source = "10.0.0.128/25"
+to = "192.0.2.8-192.0.2.15"
+uplink = "eth0"
+ports = "1024-2047"
+mapping = "symmetric"
+filtering = "eif"
+block_size = 64
+
+[[nat]]
+id = 4
+kind = "dnat"
+proto = "tcp,udp"
+listen = "192.0.2.1:8080-8081"
+to = "10.0.0.2:80-81"
+from = "198.51.100.0/24"
+uplink = "eth0"
+
+[[nat]]
+id = 3
+kind = "static"
+external = "2001:db8:1:2::/64"
+internal = "fd00::/64"
 "#;
 
     #[test]
@@ -320,6 +365,25 @@ deny = ["02:00:00:00:00:03"]
                 "schema = 1\n[settings]\nstorm.broadcast = true",
                 "frames a second",
             ),
+            (
+                "schema = 1\n[[network]]\nname = 'a'\ngateway = ['10.0.0.1']",
+                "line 4",
+            ),
+            ("schema = 1\n[[nat]]\nid = -1", "line 3"),
+            (
+                "schema = 1\n[[nat]]\nid = 1\nkind = 'dnat'\nlisten = ':80'",
+                "line 5",
+            ),
+            (
+                "schema = 1\n\n[[nat]]\nid = 1\nkind = 'dnat'\nnetwork = 'a'",
+                "line 3",
+            ),
+            (
+                "schema = 1\n[settings]\nmss_clamp = true",
+                "a maximum segment size is",
+            ),
+            ("schema = 1\n[settings]\nmss_clamp = 3", "line 3"),
+            ("schema = 1\n[settings]\ntimeouts.tcp = 3", "line 3"),
             ("schema = 1\n[", "line 2"),
             ("schema = 2\nnew = 1", "its schema is 2"),
             ("", "does not say its schema"),

@@ -1,9 +1,11 @@
 //! The verbs that change a configuration. Each refuses what only it can know; what the result must
 //! be like as a whole is [`Config::validate`]'s.
 
+use vnet_common::nat::NAT_RULES;
+
 use super::{
-    Attachment, Config, DEFAULT_NETWORK, Invalid, MacAddr, Network, Port, StaticFdb,
-    StormOverrides, TrunkEntry,
+    Attachment, Config, DEFAULT_NETWORK, Invalid, MacAddr, NatAction, NatRule, Network, Port,
+    StaticFdb, StormOverrides, TrunkEntry,
 };
 
 /// Adds a network.
@@ -23,7 +25,7 @@ pub fn add_network(config: &mut Config, network: Network) -> Result<(), Invalid>
     Ok(())
 }
 
-/// Deletes a network that no port and no static address names.
+/// Deletes a network that no port, no static address and no translation rule uses.
 pub fn delete_network(config: &mut Config, name: &str) -> Result<(), Invalid> {
     if name == DEFAULT_NETWORK {
         return Err(Invalid::new(format!(
@@ -44,7 +46,8 @@ pub fn delete_network(config: &mut Config, name: &str) -> Result<(), Invalid> {
         .iter()
         .filter(|entry| entry.network == name)
         .map(|entry| format!("static address {}", entry.mac));
-    let users: Vec<_> = ports.chain(addresses).collect();
+    let rules = nat_rules(config, |action| config.leads_into(action, name));
+    let users: Vec<_> = ports.chain(addresses).chain(rules).collect();
     if !users.is_empty() {
         return Err(Invalid::new(format!("it is used by {}", users.join(", ")))
             .mend("change or delete those first"));
@@ -170,7 +173,7 @@ pub fn set_port(
     change.apply(port)
 }
 
-/// Deletes a port that no static address names.
+/// Deletes a port that no static address and no translation rule names.
 pub fn delete_port(config: &mut Config, switch: &str, name: &str) -> Result<(), Invalid> {
     if name == switch {
         return Err(Invalid::new(format!(
@@ -192,6 +195,11 @@ pub fn delete_port(config: &mut Config, switch: &str, name: &str) -> Result<(), 
             Invalid::new(format!("it has static addresses: {}", users.join(", ")))
                 .mend("delete them first: vnet-user fdb del MAC --network NAME"),
         );
+    }
+    let rules: Vec<_> = nat_rules(config, |action| action.uplink() == Some(name)).collect();
+    if !rules.is_empty() {
+        return Err(Invalid::new(format!("it is used by {}", rules.join(", ")))
+            .mend("delete them first: vnet-user nat del ID"));
     }
     config.ports.retain(|port| port.name != name);
     Ok(())
@@ -255,6 +263,64 @@ pub fn delete_fdb(config: &mut Config, mac: MacAddr, network: &str) -> Result<()
     Ok(())
 }
 
+/// The rules that `uses` is true of, as texts.
+fn nat_rules(config: &Config, uses: impl Fn(&NatAction) -> bool) -> impl Iterator<Item = String> {
+    config
+        .nat
+        .iter()
+        .filter(move |rule| uses(&rule.action))
+        .map(ToString::to_string)
+}
+
+/// Adds a translation rule and returns its id: one above the highest there is, or the lowest that
+/// is free where there is none above.
+pub fn add_nat(config: &mut Config, action: NatAction) -> Result<u16, Invalid> {
+    let taken = |id: &u16| config.nat.iter().any(|rule| rule.id == *id);
+    let next = config
+        .nat
+        .iter()
+        .map(|rule| rule.id)
+        .max()
+        .unwrap_or(0)
+        .saturating_add(1);
+    let last = (NAT_RULES - 1) as u16;
+    let id = std::iter::once(next)
+        .filter(|id| *id <= last)
+        .chain(1..=last)
+        .find(|id| !taken(id))
+        .ok_or_else(|| {
+            Invalid::new(format!("there are {last} rules, and no more are possible"))
+                .mend("delete one first: vnet-user nat del ID")
+        })?;
+    config.nat.push(NatRule { id, action });
+    Ok(id)
+}
+
+/// The rule with this id.
+#[must_use]
+pub fn find_nat(config: &Config, id: u16) -> Option<&NatRule> {
+    config.nat.iter().find(|rule| rule.id == id)
+}
+
+/// Deletes a translation rule.
+pub fn delete_nat(config: &mut Config, id: u16) -> Result<(), Invalid> {
+    if find_nat(config, id).is_none() {
+        return Err(no_nat(config, id));
+    }
+    config.nat.retain(|rule| rule.id != id);
+    Ok(())
+}
+
+/// Refuses a rule that does not exist.
+pub fn no_nat(config: &Config, id: u16) -> Invalid {
+    let refusal = Invalid::new(format!("there is no rule {id}"));
+    if config.nat.is_empty() {
+        refusal
+    } else {
+        refusal.mend("vnet-user nat list shows the rules")
+    }
+}
+
 /// Puts an address on the deny list, where it may be already.
 pub fn deny_mac(config: &mut Config, mac: MacAddr) {
     if !config.mac_deny.contains(&mac) {
@@ -285,6 +351,7 @@ impl Attachment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::NatOptions;
 
     const SWITCH: &str = "vsw0";
 
@@ -460,6 +527,71 @@ mod tests {
         assert_eq!(device.attachment, Attachment::Access("blue".into()));
         assert_eq!(config.all_ports(SWITCH)[0].name, SWITCH);
         assert_eq!(config.all_ports(SWITCH).len(), 4);
+    }
+
+    fn masquerade(network: &str, uplink: &str) -> NatAction {
+        NatAction::Masquerade {
+            network: network.into(),
+            uplink: uplink.into(),
+            options: NatOptions::default(),
+        }
+    }
+
+    #[test]
+    fn rules_have_ids_that_grow() {
+        let mut config = Config::default();
+        assert_eq!(add_nat(&mut config, masquerade("a", "b")), Ok(1));
+        assert_eq!(add_nat(&mut config, masquerade("a", "c")), Ok(2));
+        delete_nat(&mut config, 1).unwrap();
+        assert!(delete_nat(&mut config, 1).is_err());
+        assert_eq!(add_nat(&mut config, masquerade("a", "d")), Ok(3));
+        config.nat[1].id = 16_383;
+        assert_eq!(add_nat(&mut config, masquerade("a", "e")), Ok(1));
+        assert_eq!(add_nat(&mut config, masquerade("a", "f")), Ok(3));
+        config.nat = (1..16_384)
+            .map(|id| NatRule {
+                id,
+                action: masquerade("a", "b"),
+            })
+            .collect();
+        assert!(add_nat(&mut config, masquerade("a", "g")).is_err());
+    }
+
+    #[test]
+    fn what_rules_use_stays() {
+        let mut config = config();
+        let lan = Network {
+            gateway: vec!["10.0.0.1/24".parse().unwrap()],
+            ..network("lan", None)
+        };
+        add_network(&mut config, lan).unwrap();
+        add_nat(&mut config, masquerade("lan", "eth0")).unwrap();
+        let web = NatAction::Dnat {
+            tcp: true,
+            udp: false,
+            listen: "192.0.2.1".parse().unwrap(),
+            listen_ports: "80".parse().unwrap(),
+            to: "10.0.0.2".parse().unwrap(),
+            to_ports: "80".parse().unwrap(),
+            from: None,
+            uplink: None,
+        };
+        add_nat(&mut config, web).unwrap();
+        let before = config.clone();
+        let why = |result: Result<(), Invalid>| result.unwrap_err().why;
+        assert_eq!(
+            why(delete_network(&mut config, "lan")),
+            "it is used by masquerade rule 1, dnat rule 2"
+        );
+        assert_eq!(
+            why(delete_port(&mut config, SWITCH, "eth0")),
+            "it is used by masquerade rule 1"
+        );
+        assert_eq!(config, before);
+        delete_nat(&mut config, 1).unwrap();
+        delete_port(&mut config, SWITCH, "eth0").unwrap();
+        delete_nat(&mut config, 2).unwrap();
+        delete_network(&mut config, "lan").unwrap();
     }
 
     #[test]

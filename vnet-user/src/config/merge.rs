@@ -5,6 +5,7 @@
 //! changed, and exactly that is changed in the document. So a default that the user wrote down
 //! stays written down.
 
+use ipnet::IpNet;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, RawString, Table, TableLike, Value};
 
 use super::{Config, MacAddr, document};
@@ -115,7 +116,14 @@ fn merge_tables(key: &str, doc: &mut ArrayOfTables, before: &ArrayOfTables, afte
         let old = find(before, &name).and_then(|index| before.get(index));
         let present = find(doc, &name).and_then(|index| doc.get_mut(index));
         match (present, old) {
-            (Some(table), Some(old)) => merge_table(table, old, new),
+            (Some(table), Some(old)) if same_keys(old, new) => merge_table(table, old, new),
+            (Some(table), Some(_)) => {
+                let position = table.position();
+                let decor = table.decor().clone();
+                *table = new.clone();
+                table.set_position(position);
+                *table.decor_mut() = decor;
+            }
             _ => {
                 let mut table = new.clone();
                 table.set_position(None);
@@ -125,11 +133,22 @@ fn merge_tables(key: &str, doc: &mut ArrayOfTables, before: &ArrayOfTables, afte
     }
 }
 
+/// Whether what the document says besides about one table may stay with the other: a translation
+/// rule of another kind has other keys.
+fn same_keys(old: &Table, new: &Table) -> bool {
+    spelled(old.get("kind")) == spelled(new.get("kind"))
+}
+
 /// What tells one element of the array `key` from the others.
 fn identity(key: &str, table: &Table) -> String {
     let text = |field| table.get(field).and_then(Item::as_str).unwrap_or_default();
     match key {
         "fdb" => format!("{} {}", canonical_text(text("mac")), text("network")),
+        "nat" => table
+            .get("id")
+            .and_then(Item::as_integer)
+            .unwrap_or_default()
+            .to_string(),
         _ => text("name").to_owned(),
     }
 }
@@ -229,11 +248,14 @@ fn same_value(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// A MAC address as we spell it, any other text as it is.
+/// A MAC address or a prefix as we spell it, any other text as it is.
 fn canonical_text(text: &str) -> String {
-    match text.parse::<MacAddr>() {
-        Ok(mac) => mac.to_string(),
-        Err(_) => text.to_owned(),
+    if let Ok(mac) = text.parse::<MacAddr>() {
+        mac.to_string()
+    } else if let Ok(prefix) = text.parse::<IpNet>() {
+        prefix.to_string()
+    } else {
+        text.to_owned()
     }
 }
 

@@ -13,6 +13,7 @@ pub mod nat;
 mod settings;
 mod store;
 mod storm;
+mod timeouts;
 mod validate;
 
 use std::fmt;
@@ -25,10 +26,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use carried::{Carried, CarriedNetwork};
 pub use mac_addr::MacAddr;
 pub use names::DEFAULT_NETWORK;
-pub use nat::{AddrRange, Filtering, Mapping, NatAction, NatOptions, NatRule, PortRange};
-pub use settings::{Assignment, SETTING_KEYS, SettingKey, SettingValue, Settings};
+pub use nat::{
+    AddrRange, Endpoint, Filtering, Mapping, NatAction, NatOptions, NatRule, NatSection, PortRange,
+    Prefix, Protocols,
+};
+pub use settings::{Assignment, MssClamp, SETTING_KEYS, SettingKey, SettingValue, Settings};
 pub use store::{Edited, Lock, Store};
 pub use storm::{StormLimit, StormLimits, StormOverrides};
+pub use timeouts::TimeoutPreset;
 pub use validate::MAX_MACS_LIMIT;
 
 use crate::error::Error;

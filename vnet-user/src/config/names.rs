@@ -1,6 +1,9 @@
 //! Which names and numbers are possible at all, whatever else the configuration holds.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
 
 /// The network that every switch begins with.
 pub const DEFAULT_NETWORK: &str = "default";
@@ -102,6 +105,118 @@ pub fn check_mtu(mtu: u32) -> Result<(), String> {
         MTUS.start(),
         MTUS.end()
     ))
+}
+
+/// Lengths of a gateway's IPv4 prefix; 31 is a link of two (RFC 3021).
+pub const GATEWAY_LENGTHS_V4: RangeInclusive<u8> = 8..=31;
+
+/// Lengths of a gateway's IPv6 prefix; 127 is a link of two (RFC 6164).
+pub const GATEWAY_LENGTHS_V6: RangeInclusive<u8> = 16..=127;
+
+/// Why `addr` is not an address that one host has, in a network or outside.
+pub fn check_host(addr: IpAddr) -> Result<(), String> {
+    let why = match addr {
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => "means this host or none (RFC 1122, 3.2.1.3)",
+        IpAddr::V6(v6) if v6.is_unspecified() => "means no address",
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            "is an IPv4 address in the form of IPv6: write it as IPv4"
+        }
+        IpAddr::V4(v4) if v4.is_broadcast() => "is the broadcast address",
+        _ if addr.is_multicast() => "is a multicast address",
+        _ if addr.is_loopback() => "is a loopback address",
+        _ => return Ok(()),
+    };
+    Err(format!("{addr} {why}"))
+}
+
+/// Why `addr` cannot be a host's in `prefix`: the first and, in IPv4, the last address are not.
+pub fn check_host_in(addr: IpAddr, prefix: IpNet) -> Result<(), String> {
+    check_host(addr)?;
+    let prefix = prefix.trunc();
+    // A link of two has nothing but hosts.
+    if prefix.max_prefix_len() - prefix.prefix_len() < 2 {
+        Ok(())
+    } else if addr == prefix.network() {
+        Err(match addr {
+            IpAddr::V4(_) => format!("{addr} is the address of the network {prefix} itself"),
+            IpAddr::V6(_) => {
+                format!("{addr} is any router's address in {prefix} (RFC 4291, 2.6.1)")
+            }
+        })
+    } else if addr.is_ipv4() && addr == prefix.broadcast() {
+        Err(format!("{addr} is the broadcast address of {prefix}"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Why `gateway` cannot be the host's address in a network.
+pub fn check_gateway(gateway: IpNet) -> Result<(), String> {
+    let (lengths, family) = match gateway {
+        IpNet::V4(_) => (GATEWAY_LENGTHS_V4, "IPv4"),
+        IpNet::V6(_) => (GATEWAY_LENGTHS_V6, "IPv6"),
+    };
+    if !lengths.contains(&gateway.prefix_len()) {
+        return Err(format!(
+            "{gateway}: the length of a gateway's {family} prefix is {} to {}",
+            lengths.start(),
+            lengths.end()
+        ));
+    }
+    match gateway.addr() {
+        IpAddr::V4(addr) if addr.is_link_local() => Err(format!("{addr} is a link-local address")),
+        IpAddr::V6(addr) if addr.is_unicast_link_local() => Err(format!(
+            "{addr} is a link-local address: the gateway has one without being told"
+        )),
+        addr => check_host_in(addr, gateway),
+    }
+}
+
+/// A checked gateway address with its prefix, for the command line.
+pub fn parse_gateway(text: &str) -> Result<IpNet, String> {
+    let gateway = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not an address with a prefix, such as 10.0.0.1/24"))?;
+    check_gateway(gateway).map(|()| gateway)
+}
+
+/// Names of IP protocols (IANA, Assigned Internet Protocol Numbers).
+const PROTOCOLS: [(&str, u8); 12] = [
+    ("icmp", 1),
+    ("igmp", 2),
+    ("ipip", 4),
+    ("tcp", 6),
+    ("udp", 17),
+    ("gre", 47),
+    ("esp", 50),
+    ("ah", 51),
+    ("icmpv6", 58),
+    ("ospf", 89),
+    ("sctp", 132),
+    ("udplite", 136),
+];
+
+/// An IP protocol's number from its name or number, for the command line.
+pub fn parse_protocol(text: &str) -> Result<u8, String> {
+    match PROTOCOLS.iter().find(|(name, _)| *name == text) {
+        Some((_, number)) => Ok(*number),
+        None => text.parse().map_err(|_| {
+            let names = PROTOCOLS.map(|(name, _)| name);
+            format!(
+                "{text:?} is no protocol: use {}, or a number up to 255",
+                names.join(", ")
+            )
+        }),
+    }
+}
+
+/// An IP protocol's name, or its number where it has none here.
+#[must_use]
+pub fn protocol_name(number: u8) -> String {
+    match PROTOCOLS.iter().find(|(_, known)| *known == number) {
+        Some((name, _)) => (*name).to_owned(),
+        None => number.to_string(),
+    }
 }
 
 /// A checked network name, for the command line.

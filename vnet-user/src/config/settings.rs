@@ -1,14 +1,18 @@
 //! The switch's settings: their keys, defaults and ranges, declared once for `set`, `get` and the
 //! document.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use vnet_common::FlowTimeouts;
 
 use super::storm::{StormLimit, StormLimits};
+use super::timeouts::{TIMEOUT_MAX, TimeoutOverrides, TimeoutPreset};
 
 /// Most ports that a switch may be given room for.
 pub const MAX_PORTS_LIMIT: u32 = 4096;
+
+/// Most connections that a switch may be given room for.
+pub const FLOW_SIZE_MAX: u32 = 4_194_304;
 
 /// Values that are not a port's or a network's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,18 +40,6 @@ pub struct Settings {
     pub mss_clamp: u32,
 }
 
-/// The timeouts that the RFCs ask for (see [`FlowTimeouts`]).
-pub const RFC_TIMEOUTS: FlowTimeouts = FlowTimeouts {
-    tcp_transitory: 240,
-    tcp_established: 7440,
-    tcp_closing: 240,
-    tcp_time_wait: 240,
-    udp: 300,
-    udp_one_way: 120,
-    icmp: 60,
-    other: 600,
-};
-
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -62,7 +54,7 @@ impl Default for Settings {
             },
             flow_size: 262_144,
             flow_quota: 0,
-            timeouts: RFC_TIMEOUTS,
+            timeouts: TimeoutPreset::RFC,
             mid_stream: false,
             mss_clamp: 0,
         }
@@ -77,6 +69,12 @@ pub enum SettingValue {
     Number(u32),
     /// A storm limit.
     Storm(StormLimit),
+    /// `on` or `off`.
+    Switch(bool),
+    /// What becomes of TCP's maximum segment size.
+    Mss(MssClamp),
+    /// All timeouts at once.
+    Timeouts(TimeoutPreset),
 }
 
 impl std::fmt::Display for SettingValue {
@@ -84,7 +82,114 @@ impl std::fmt::Display for SettingValue {
         match self {
             Self::Number(number) => number.fmt(f),
             Self::Storm(limit) => limit.fmt(f),
+            Self::Switch(on) => f.write_str(if *on { "on" } else { "off" }),
+            Self::Mss(clamp) => clamp.fmt(f),
+            Self::Timeouts(preset) => preset.fmt(f),
         }
+    }
+}
+
+/// Maximum segment sizes that TCP may be held to: from what every host takes (RFC 9293, 3.7.1) to
+/// what fits the largest packet.
+const MSS: std::ops::RangeInclusive<u32> = 536..=65_495;
+
+/// What becomes of TCP's maximum segment size. As text: `off`, `auto` or a number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MssClamp {
+    /// It is left alone.
+    Off,
+    /// It fits the MTU of the way out.
+    Auto,
+    /// It is no more than this many bytes.
+    Most(u32),
+}
+
+impl MssClamp {
+    /// From [`Settings::mss_clamp`].
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Off,
+            1 => Self::Auto,
+            most => Self::Most(most),
+        }
+    }
+
+    /// As in [`Settings::mss_clamp`].
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Off => 0,
+            Self::Auto => 1,
+            Self::Most(most) => most,
+        }
+    }
+
+    /// Why this cannot be.
+    pub fn check(self) -> Result<(), String> {
+        match self {
+            Self::Most(most) if !MSS.contains(&most) => Err(format!(
+                "{most} is not a maximum segment size: use {} to {} bytes, auto, or off",
+                MSS.start(),
+                MSS.end()
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Display for MssClamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Auto => f.write_str("auto"),
+            Self::Most(most) => most.fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for MssClamp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let clamp = match text {
+            "off" => Self::Off,
+            "auto" => Self::Auto,
+            _ => Self::Most(text.parse().map_err(|_| {
+                format!("{text:?} is not a maximum segment size: use a number, auto, or off")
+            })?),
+        };
+        clamp.check().map(|()| clamp)
+    }
+}
+
+impl Serialize for MssClamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Most(most) => serializer.serialize_u32(*most),
+            word => serializer.collect_str(word),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for MssClamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Spelling {
+            Number(u32),
+            Word(String),
+        }
+        let clamp = match Spelling::deserialize(deserializer) {
+            Ok(Spelling::Number(most)) => Self::Most(most),
+            Ok(Spelling::Word(word)) => return word.parse().map_err(de::Error::custom),
+            Err(_) => {
+                return Err(de::Error::custom(
+                    "a maximum segment size is a number, \"auto\" or \"off\"",
+                ));
+            }
+        };
+        clamp.check().map(|()| clamp).map_err(de::Error::custom)
     }
 }
 
@@ -98,6 +203,28 @@ enum Field {
         power_of_two: bool,
     },
     Storm(fn(&mut Settings) -> &mut StormLimit),
+    Switch(fn(&mut Settings) -> &mut bool),
+    Mss,
+    Timeouts,
+}
+
+/// A timeout's key.
+const fn timeout(
+    name: &'static str,
+    description: &'static str,
+    field: fn(&mut Settings) -> &mut u32,
+) -> SettingKey {
+    SettingKey {
+        name,
+        description,
+        needs_restart: false,
+        field: Field::Number {
+            field,
+            min: 1,
+            max: TIMEOUT_MAX,
+            power_of_two: false,
+        },
+    }
 }
 
 /// One key of `set` and `get`.
@@ -112,7 +239,7 @@ pub struct SettingKey {
 }
 
 /// Every key, in the order of listings.
-pub static SETTING_KEYS: [SettingKey; 7] = [
+pub static SETTING_KEYS: [SettingKey; 20] = [
     SettingKey {
         name: "ageing",
         description: "seconds until an unseen address is forgotten, 10 to 86400",
@@ -175,6 +302,87 @@ pub static SETTING_KEYS: [SettingKey; 7] = [
         needs_restart: false,
         field: Field::Storm(|settings| &mut settings.storm.unknown_unicast),
     },
+    SettingKey {
+        name: "flow_size",
+        description: "most connections, 1024 to 4194304; changes by down and up",
+        needs_restart: true,
+        field: Field::Number {
+            field: |settings| &mut settings.flow_size,
+            min: 1024,
+            max: FLOW_SIZE_MAX,
+            power_of_two: false,
+        },
+    },
+    SettingKey {
+        name: "flow_quota",
+        description: "most connections of one VM's port, 0 is a quarter of flow_size",
+        needs_restart: false,
+        field: Field::Number {
+            field: |settings| &mut settings.flow_quota,
+            min: 0,
+            max: FLOW_SIZE_MAX,
+            power_of_two: false,
+        },
+    },
+    // Before those that it sets, so that they may be set together.
+    SettingKey {
+        name: "timeouts",
+        description: "all of timeouts.* at once: rfc, or linux as conntrack has them",
+        needs_restart: false,
+        field: Field::Timeouts,
+    },
+    timeout(
+        "timeouts.tcp_transitory",
+        "seconds of a TCP connection that is being opened (RFC 5382: 240 or more)",
+        |settings| &mut settings.timeouts.tcp_transitory,
+    ),
+    timeout(
+        "timeouts.tcp_established",
+        "seconds of an idle TCP connection (RFC 5382: 7440 or more)",
+        |settings| &mut settings.timeouts.tcp_established,
+    ),
+    timeout(
+        "timeouts.tcp_closing",
+        "seconds of a TCP connection that is being closed (RFC 5382: 240 or more)",
+        |settings| &mut settings.timeouts.tcp_closing,
+    ),
+    timeout(
+        "timeouts.tcp_time_wait",
+        "seconds of a TCP connection that is closed",
+        |settings| &mut settings.timeouts.tcp_time_wait,
+    ),
+    timeout(
+        "timeouts.udp",
+        "seconds of idle UDP that was answered (RFC 4787: 120 or more, better 300)",
+        |settings| &mut settings.timeouts.udp,
+    ),
+    timeout(
+        "timeouts.udp_one_way",
+        "seconds of UDP that was not answered (RFC 4787: 120 or more)",
+        |settings| &mut settings.timeouts.udp_one_way,
+    ),
+    timeout(
+        "timeouts.icmp",
+        "seconds of idle ICMP queries (RFC 5508: 60 or more)",
+        |settings| &mut settings.timeouts.icmp,
+    ),
+    timeout(
+        "timeouts.other",
+        "seconds of other protocols without a packet",
+        |settings| &mut settings.timeouts.other,
+    ),
+    SettingKey {
+        name: "mid_stream",
+        description: "TCP connections are taken up in their middle, on or off",
+        needs_restart: false,
+        field: Field::Switch(|settings| &mut settings.mid_stream),
+    },
+    SettingKey {
+        name: "mss_clamp",
+        description: "TCP's maximum segment size: off, auto to fit the MTU, or 536 to 65495",
+        needs_restart: false,
+        field: Field::Mss,
+    },
 ];
 
 impl SettingKey {
@@ -199,6 +407,9 @@ impl SettingKey {
         match self.field {
             Field::Number { field, .. } => SettingValue::Number(*field(&mut settings)),
             Field::Storm(field) => SettingValue::Storm(*field(&mut settings)),
+            Field::Switch(field) => SettingValue::Switch(*field(&mut settings)),
+            Field::Mss => SettingValue::Mss(MssClamp::from_number(settings.mss_clamp)),
+            Field::Timeouts => SettingValue::Timeouts(TimeoutPreset::of(&settings.timeouts)),
         }
     }
 
@@ -221,6 +432,13 @@ impl SettingKey {
                 )
             })?),
             Field::Storm(_) => SettingValue::Storm(text.parse()?),
+            Field::Switch(_) => SettingValue::Switch(match text {
+                "on" => true,
+                "off" => false,
+                _ => return Err(format!("{text:?} is not on or off")),
+            }),
+            Field::Mss => SettingValue::Mss(text.parse()?),
+            Field::Timeouts => SettingValue::Timeouts(text.parse()?),
         };
         self.check(value).map(|()| value)
     }
@@ -238,6 +456,9 @@ impl SettingKey {
                 SettingValue::Number(number),
             ) => (min..=max).contains(&number) && (!power_of_two || number.is_power_of_two()),
             (Field::Storm(_), SettingValue::Storm(limit)) => return limit.check(),
+            (Field::Mss, SettingValue::Mss(clamp)) => return clamp.check(),
+            (Field::Switch(_), SettingValue::Switch(_))
+            | (Field::Timeouts, SettingValue::Timeouts(_)) => true,
             _ => false,
         };
         if good {
@@ -257,6 +478,13 @@ impl SettingKey {
                 *field(settings) = number
             }
             (Field::Storm(field), SettingValue::Storm(limit)) => *field(settings) = limit,
+            (Field::Switch(field), SettingValue::Switch(on)) => *field(settings) = on,
+            (Field::Mss, SettingValue::Mss(clamp)) => settings.mss_clamp = clamp.number(),
+            (Field::Timeouts, SettingValue::Timeouts(preset)) => {
+                if let Some(timeouts) = preset.timeouts() {
+                    settings.timeouts = timeouts;
+                }
+            }
             _ => debug_assert!(false, "{value:?} is not a value of {}", self.name),
         }
     }
@@ -304,6 +532,16 @@ pub struct SettingsSection {
     max_macs: Option<u32>,
     #[serde(default, skip_serializing_if = "super::StormOverrides::is_empty")]
     storm: super::StormOverrides,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_size: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_quota: Option<u32>,
+    #[serde(default, skip_serializing_if = "TimeoutOverrides::is_empty")]
+    timeouts: TimeoutOverrides,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mid_stream: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mss_clamp: Option<MssClamp>,
 }
 
 impl SettingsSection {
@@ -333,6 +571,11 @@ impl From<&Settings> for SettingsSection {
                     default.storm.unknown_unicast,
                 ),
             },
+            flow_size: differing(settings.flow_size, default.flow_size),
+            flow_quota: differing(settings.flow_quota, default.flow_quota),
+            timeouts: TimeoutOverrides::from(&settings.timeouts),
+            mid_stream: differing(settings.mid_stream, default.mid_stream),
+            mss_clamp: differing(settings.mss_clamp, default.mss_clamp).map(MssClamp::from_number),
         }
     }
 }
@@ -346,7 +589,13 @@ impl From<SettingsSection> for Settings {
             max_ports: section.max_ports.unwrap_or(default.max_ports),
             max_macs: section.max_macs.unwrap_or(default.max_macs),
             storm: section.storm.over(default.storm),
-            ..default
+            flow_size: section.flow_size.unwrap_or(default.flow_size),
+            flow_quota: section.flow_quota.unwrap_or(default.flow_quota),
+            timeouts: section.timeouts.over(default.timeouts),
+            mid_stream: section.mid_stream.unwrap_or(default.mid_stream),
+            mss_clamp: section
+                .mss_clamp
+                .map_or(default.mss_clamp, MssClamp::number),
         }
     }
 }
@@ -380,6 +629,17 @@ mod tests {
             "max_macs=-1",
             "storm.broadcast=0",
             "storm.broadcast=10000001",
+            "flow_size=1023",
+            "flow_size=4194305",
+            "timeouts.udp=0",
+            "timeouts.udp=2147483648",
+            "timeouts.icmp=rfc",
+            "timeouts=60",
+            "timeouts=custom",
+            "mid_stream=1",
+            "mss_clamp=on",
+            "mss_clamp=535",
+            "mss_clamp=65496",
             "mode=tc",
         ] {
             assert!(bad.parse::<Assignment>().is_err(), "{bad}");
@@ -390,7 +650,10 @@ mod tests {
     fn every_key_gets_what_was_put() {
         for key in &SETTING_KEYS {
             let mut settings = Settings::default();
-            let value = key.parse("2048").unwrap();
+            let value = ["2048", "on", "linux"]
+                .into_iter()
+                .find_map(|text| key.parse(text).ok())
+                .unwrap();
             key.put(&mut settings, value);
             assert_eq!(key.get(&settings), value, "{key:?}");
             let back = Settings::from(SettingsSection::from(&settings));
@@ -398,6 +661,21 @@ mod tests {
             key.put(&mut settings, key.default_value());
             assert_eq!(settings, Settings::default(), "{key:?}");
         }
+    }
+
+    #[test]
+    fn a_preset_sets_every_timeout() {
+        let preset = SettingKey::find("timeouts").unwrap();
+        let udp = SettingKey::find("timeouts.udp").unwrap();
+        let mut settings = Settings::default();
+        assert_eq!(preset.get(&settings).to_string(), "rfc");
+        preset.put(&mut settings, preset.parse("linux").unwrap());
+        assert_eq!(preset.get(&settings).to_string(), "linux");
+        assert_eq!(udp.get(&settings), SettingValue::Number(120));
+        udp.put(&mut settings, SettingValue::Number(7));
+        assert_eq!(preset.get(&settings).to_string(), "custom");
+        preset.put(&mut settings, preset.default_value());
+        assert_eq!(settings, Settings::default());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Whether a configuration makes sense as a whole. Checked on every load and after every edit.
 
+mod nat;
+
 use std::collections::{HashMap, HashSet};
 
 use vnet_common::{FIRST_INNER_SEGMENT, SEGMENTS};
@@ -21,8 +23,10 @@ impl Config {
         names::check_switch(switch).map_err(Invalid::new)?;
         self.validate_settings(switch)?;
         self.validate_networks()?;
+        self.validate_gateways()?;
         self.validate_ports(switch)?;
         self.validate_static_fdb(switch)?;
+        self.validate_nat(switch)?;
         check_stations("the deny list", &self.mac_deny)
     }
 

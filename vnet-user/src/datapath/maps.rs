@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, ProgramArray, RingBuf},
 };
 
 use super::pins::Pins;
@@ -21,7 +21,7 @@ pub struct PortAliasKey {
 // SAFETY: repr(C), two words, no padding.
 unsafe impl Pod for PortAliasKey {}
 
-fn data(pins: &Pins, name: &str) -> Result<MapData> {
+pub(super) fn data(pins: &Pins, name: &str) -> Result<MapData> {
     let path = pins.map(name);
     MapData::from_pin(&path).with_context(|| format!("opening the pinned map {}", path.display()))
 }
@@ -43,6 +43,16 @@ pub fn per_cpu_array<V: Pod>(pins: &Pins, name: &str) -> Result<PerCpuArray<MapD
 /// A pinned hash map.
 pub fn hash<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<HashMap<MapData, K, V>> {
     typed(Map::HashMap(data(pins, name)?), name)
+}
+
+/// A pinned longest prefix match.
+pub fn lpm_trie<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<LpmTrie<MapData, K, V>> {
+    typed(Map::LpmTrie(data(pins, name)?), name)
+}
+
+/// A pinned array of programs.
+pub fn program_array(pins: &Pins, name: &str) -> Result<ProgramArray<MapData>> {
+    typed(Map::ProgramArray(data(pins, name)?), name)
 }
 
 /// A pinned ring buffer.

@@ -3,6 +3,8 @@
 pub mod control;
 pub mod counters;
 pub mod fdb;
+pub mod flows;
+pub mod mapped;
 pub mod maps;
 pub mod object;
 pub mod pins;

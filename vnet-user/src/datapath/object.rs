@@ -10,11 +10,19 @@ use aya::{
     programs::{Program, SchedClassifier, Xdp},
 };
 use serde::{Deserialize, Serialize};
-use vnet_common::{SEGMENTS, fdb::buckets_for};
+use vnet_common::{
+    SEGMENTS,
+    fdb::buckets_for,
+    flow::{FLOW_BUCKET, flow_buckets_for},
+};
 
-use super::pins::{Pins, ignore_absent};
+use super::{
+    maps,
+    pins::{Pins, ignore_absent},
+};
 use crate::compile::{MEMBERS_PER_PORT, fnv1a};
 use crate::error::Error;
+use crate::host::{kernel, sysctl};
 
 /// The eBPF programs, built by build.rs.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VNET_OBJECT"));
@@ -28,6 +36,9 @@ pub const PROGRAMS: &[&str] = &[
     "control",
 ];
 
+/// Programs that others go on with, by their place in the map `flow_programs`.
+const FLOW_PROGRAMS: &[&str] = &["tc_flow"];
+
 /// What the maps were made with: it stays as long as they do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sizes {
@@ -37,6 +48,10 @@ pub struct Sizes {
     pub fdb_size: u32,
     /// Random start of the FDB's hash.
     pub fdb_seed: u64,
+    /// Most connections in the flow table.
+    pub flow_size: u32,
+    /// Random start of the flow table's hash.
+    pub flow_seed: u64,
 }
 
 impl Sizes {
@@ -52,8 +67,14 @@ impl Sizes {
         buckets_for(self.fdb_size)
     }
 
+    /// Buckets of the flow table.
+    #[must_use]
+    pub const fn flow_buckets(&self) -> u32 {
+        flow_buckets_for(self.flow_size)
+    }
+
     /// Maps whose size depends on the configuration, and their entries.
-    fn maps(&self) -> [(&'static str, u32); 12] {
+    fn maps(&self) -> [(&'static str, u32); 16] {
         [
             ("PORTS", 2 * self.max_ports),
             ("PORT_ALIASES", 2 * self.max_ports),
@@ -67,6 +88,10 @@ impl Sizes {
             ("PORT_DROPS", self.max_ports),
             ("STORM_STATE", self.max_ports),
             ("MAC_ALLOW", 4 * self.max_members()),
+            ("FLOWS", self.flow_buckets() * FLOW_BUCKET as u32),
+            ("FLOW_TAGS", self.flow_buckets()),
+            ("BINDINGS", 3 * self.flow_size.max(1)),
+            ("PORT_FLOWS", self.max_ports),
         ]
     }
 }
@@ -95,6 +120,7 @@ pub fn load(pins: &Pins, sizes: &Sizes) -> Result<Ebpf> {
     for name in PROGRAMS {
         load_program(&mut ebpf, name)?;
     }
+    link_programs(&mut ebpf, pins)?;
     Ok(ebpf)
 }
 
@@ -106,7 +132,7 @@ pub fn loader<'a>(_object: &[u8], sizes: &'a Sizes) -> EbpfLoader<'a> {
         loader.map_max_entries(name, entries);
     }
     loader.override_global("MAX_PORTS", &sizes.max_ports, true);
-    // These two are worked out, so that the loader gets values that live long enough: leaked, a
+    // Some are worked out, so that the loader gets values that live long enough: leaked, a
     // dozen bytes once a process.
     loader.override_global(
         "MAX_MEMBERS",
@@ -115,7 +141,24 @@ pub fn loader<'a>(_object: &[u8], sizes: &'a Sizes) -> EbpfLoader<'a> {
     );
     loader.override_global("FDB_MASK", &*Box::leak(Box::new(sizes.buckets() - 1)), true);
     loader.override_global("FDB_SEED", &sizes.fdb_seed, true);
+    loader.override_global(
+        "FLOW_BUCKETS",
+        &*Box::leak(Box::new(sizes.flow_buckets())),
+        true,
+    );
+    loader.override_global("FLOW_SEED", &sizes.flow_seed, true);
+    // As the network namespace has it when the programs are loaded.
+    loader.override_global("EPHEMERAL", &*Box::leak(Box::new(ephemeral_ports())), true);
+    let fib_src = u32::from(kernel::has_fib_src().unwrap_or(false));
+    loader.override_global("FIB_SRC", &*Box::leak(Box::new(fib_src)), true);
     loader
+}
+
+/// The host's ports for outgoing connections: the first in the upper half, the last in the lower.
+fn ephemeral_ports() -> u32 {
+    sysctl::local_ports().map_or(32_768 << 16 | 60_999, |(first, last)| {
+        u32::from(first) << 16 | u32::from(last)
+    })
 }
 
 /// Loads one program of the object into the kernel.
@@ -132,6 +175,26 @@ pub fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<()> {
         _ => bail!("the program {name} is of an unexpected type"),
     }
     .with_context(|| format!("loading the program {name} into the kernel"))
+}
+
+/// Puts the programs that others go on with where those find them; on a running switch, in place of
+/// those of an earlier build. The map is pinned: its last open descriptor would take them along
+/// (kernel/bpf/arraymap.c, prog_array_map_clear).
+///
+/// # Errors
+/// The kernel takes no such program into the map.
+pub fn link_programs(ebpf: &mut Ebpf, pins: &Pins) -> Result<()> {
+    let mut places = maps::program_array(pins, "flow_programs")?;
+    for (place, name) in FLOW_PROGRAMS.iter().enumerate() {
+        let program: &SchedClassifier = ebpf
+            .program(name)
+            .ok_or_else(|| anyhow!("the object holds no program {name}"))?
+            .try_into()?;
+        places
+            .set(place as u32, program.fd()?, 0)
+            .with_context(|| format!("putting the program {name} into the map flow_programs"))?;
+    }
+    Ok(())
 }
 
 /// Names of the maps that the object declares, read-only data aside.

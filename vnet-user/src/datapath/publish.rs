@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::lpm_trie::Key;
 use vnet_common::{
-    MacDenyKey, Member, PortConf, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf,
-    SwitchConf,
+    MacDenyKey, Member, NatMatchKey, NatRule, PortConf, PortMacKey, PortSegmentKey, PortTagKey,
+    SEGMENTS, SegmentConf, SwitchConf, nat::NAT_RULES,
 };
 
 use super::{
@@ -34,19 +35,39 @@ pub fn publish(pins: &Pins, sizes: &Sizes, image: &Image) -> Result<()> {
 
     counters::begin(pins, &image.ports)?;
 
-    let mut denied_macs = current.denied_macs;
+    // The old generation's entries stay until the next change: programs that began before this word
+    // was set still look them up.
+    conf.set(0, next_conf(&current, sizes, image, generation), 0)
+        .context("swapping the generations")
+}
+
+/// What follows `current` when `image` comes into force as `generation`.
+#[must_use]
+pub fn next_conf(
+    current: &SwitchConf,
+    sizes: &Sizes,
+    image: &Image,
+    generation: u32,
+) -> SwitchConf {
+    let (mut denied_macs, mut flags) = (current.denied_macs, current.flags);
     denied_macs[generation as usize] = image.mac_deny.len() as u32;
-    let next = SwitchConf {
+    flags[generation as usize] = image.flags;
+    let flow_limit = image.flow_limit.min(sizes.flow_size);
+    SwitchConf {
         generation,
         epoch: current.epoch.wrapping_add(1),
         ageing_s: image.ageing_s,
         fdb_limit: image.fdb_limit.min(sizes.fdb_size),
         denied_macs,
-        ..current
-    };
-    // The old generation's entries stay until the next change: programs that began before this word
-    // was set still look them up.
-    conf.set(0, next, 0).context("swapping the generations")
+        flags,
+        flow_limit,
+        flow_quota: match image.flow_quota {
+            0 => flow_limit / 4,
+            quota => quota.min(flow_limit),
+        },
+        mss_clamp: image.mss_clamp,
+        timeouts: image.timeouts,
+    }
 }
 
 fn fill(pins: &Pins, sizes: &Sizes, image: &Image, generation: u32) -> Result<()> {
@@ -118,6 +139,23 @@ fn fill(pins: &Pins, sizes: &Sizes, image: &Image, generation: u32) -> Result<()
         };
         allow.insert(key, 1, 0)?;
     }
+    fill_nat(pins, image, generation)
+}
+
+fn fill_nat(pins: &Pins, image: &Image, generation: u32) -> Result<()> {
+    let mut rules = maps::array::<NatRule>(pins, "nat_rules")?;
+    for id in 0..NAT_RULES {
+        let rule = image.nat_rules.get(&(id as u16)).copied();
+        rules.set(generation * NAT_RULES + id, rule.unwrap_or_default(), 0)?;
+    }
+    let mut matches = maps::lpm_trie::<NatMatchKey, u32>(pins, "nat_match")?;
+    for ((bits, key), value) in &image.nat_matches {
+        let key = NatMatchKey {
+            generation: generation as u8,
+            ..*key
+        };
+        matches.insert(&Key::new(*bits, key), *value, 0)?;
+    }
     Ok(())
 }
 
@@ -139,7 +177,19 @@ fn forget(pins: &Pins, generation: u32) -> Result<()> {
     sweep::<PortTagKey>(pins, "port_tags", |k| k.generation == generation)?;
     sweep::<PortSegmentKey>(pins, "port_segments", |k| k.generation == generation)?;
     sweep::<MacDenyKey>(pins, "mac_deny", |k| u32::from(k.generation) == generation)?;
-    sweep::<PortMacKey>(pins, "mac_allow", |k| k.generation == generation)
+    sweep::<PortMacKey>(pins, "mac_allow", |k| k.generation == generation)?;
+
+    let mut matches = maps::lpm_trie::<NatMatchKey, u32>(pins, "nat_match")?;
+    let keys: Vec<Key<NatMatchKey>> = matches
+        .keys()
+        .collect::<Result<_, _>>()
+        .context("reading the map nat_match")?;
+    for key in keys {
+        if u32::from(key.data().generation) == generation {
+            matches.remove(&key).context("emptying the map nat_match")?;
+        }
+    }
+    Ok(())
 }
 
 /// The ports in force, by slot.

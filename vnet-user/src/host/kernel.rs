@@ -11,6 +11,8 @@ use anyhow::{Context as _, Result, bail};
 pub const MINIMUM: (u32, u32) = (6, 1);
 /// The first kernel with TCX: TC programs in an ordered list, attached by links.
 const TCX: (u32, u32) = (6, 6);
+/// The first kernel whose `bpf_fib_lookup` tells the source address (BPF_FIB_LOOKUP_SRC).
+const FIB_SRC: (u32, u32) = (6, 7);
 
 /// The running kernel's major and minor version.
 ///
@@ -45,6 +47,14 @@ pub fn check() -> Result<()> {
 /// As [`version`].
 pub fn has_tcx() -> Result<bool> {
     Ok(version()? >= TCX)
+}
+
+/// Whether `bpf_fib_lookup` tells the address that the host would send from (6.7).
+///
+/// # Errors
+/// As [`version`].
+pub fn has_fib_src() -> Result<bool> {
+    Ok(version()? >= FIB_SRC)
 }
 
 /// CLOCK_MONOTONIC in nanoseconds since boot, sleep not counted: the clock of the datapath

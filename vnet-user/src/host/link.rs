@@ -272,6 +272,36 @@ impl Links {
             .with_context(|| format!("{}: it went away again at once", doing()))
     }
 
+    /// Creates a virtual Ethernet cable, both ends down; returns the end called `name`, which gets
+    /// `mac` or one that the kernel draws.
+    ///
+    /// # Errors
+    /// When a name is taken or not valid, or the kernel has no such cables.
+    pub fn create_veth(&self, name: &str, mac: Option<[u8; 6]>, peer: &str) -> Result<Link> {
+        /// linux/veth.h.
+        const VETH_INFO_PEER: u16 = 1;
+        let doing = || format!("creating the veths {name} and {peer}");
+        let mut message =
+            Message::new(libc::RTM_NEWLINK, &ifinfomsg(0, 0, 0, 0)).string(libc::IFLA_IFNAME, name);
+        if let Some(mac) = mac {
+            message = message.attribute(libc::IFLA_ADDRESS, &mac);
+        }
+        let message = message.nested(libc::IFLA_LINKINFO, |info| {
+            info.string(libc::IFLA_INFO_KIND, "veth")
+                .nested(libc::IFLA_INFO_DATA, |data| {
+                    // The peer is described by a whole ifinfomsg with attributes behind it.
+                    let peer =
+                        Message::new(0, &ifinfomsg(0, 0, 0, 0)).string(libc::IFLA_IFNAME, peer);
+                    data.attribute(VETH_INFO_PEER, peer.payload())
+                })
+        });
+        self.socket()
+            .change(message, libc::NLM_F_CREATE | libc::NLM_F_EXCL)
+            .with_context(doing)?;
+        self.by_name(name)?
+            .with_context(|| format!("{}: it went away again at once", doing()))
+    }
+
     /// Deletes an interface that software made. A veth's peer goes with it.
     ///
     /// # Errors
@@ -416,7 +446,7 @@ impl Links {
         self.socket().change(message, 0)
     }
 
-    fn socket(&self) -> std::sync::MutexGuard<'_, Socket> {
+    pub(super) fn socket(&self) -> std::sync::MutexGuard<'_, Socket> {
         // A panic between two requests leaves nothing half done: answers to an earlier request are
         // told apart by their sequence number.
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)

@@ -6,6 +6,8 @@
 //! | module | job | kernel interface |
 //! |---|---|---|
 //! | [`link`] | list and change interfaces, bridges and bridge ports | rtnetlink |
+//! | [`address`] | list, give and take IP addresses | rtnetlink |
+//! | [`listeners`] | which addresses and ports the host listens on | procfs |
 //! | [`netns`] | enter a network namespace, look into another one | setns, rtnetlink |
 //! | [`ethtool`] | drivers, offloads, queues | SIOCETHTOOL |
 //! | [`veth_peer`] | what the far end of a veth means for the datapath | the three above |
@@ -23,11 +25,13 @@
 //!
 //! Errors say what was being done, why it failed and, where there is one, the mend.
 
+pub mod address;
 pub mod bpffs;
 pub mod ethtool;
 pub mod grace;
 pub mod kernel;
 pub mod link;
+pub mod listeners;
 pub mod netns;
 pub mod privileges;
 pub mod signals;
@@ -38,6 +42,7 @@ mod netlink;
 #[cfg(test)]
 mod testing;
 
+pub use address::Address;
 pub use link::{BridgePortFlags, Link, LinkKind, Links};
 pub use netns::NetnsId;
 pub use veth_peer::{Peer, PeerFacts, Peers};

@@ -62,7 +62,6 @@ impl Message {
     }
 
     /// What follows the netlink header: for messages inside an attribute.
-    #[cfg(test)]
     pub(super) fn payload(&self) -> &[u8] {
         &self.0[HEADER..]
     }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// The path of an interface's IPv4 option, such as `arp_ignore` or `forwarding`.
 ///
@@ -87,6 +87,20 @@ pub fn set(path: &Path, value: &str) -> Result<String> {
     Ok(previous)
 }
 
+/// The first and the last port that the host takes for outgoing connections.
+///
+/// # Errors
+/// When the range cannot be read.
+pub fn local_ports() -> Result<(u16, u16)> {
+    let path = Path::new("/proc/sys/net/ipv4/ip_local_port_range");
+    let range = read(path)?;
+    let mut ports = range.split_whitespace().map(str::parse);
+    match (ports.next(), ports.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => Ok((first, last)),
+        _ => bail!("{} holds no range but {range:?}", path.display()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::link::Links;
@@ -122,6 +136,16 @@ mod tests {
             let gone = ipv4_conf("none", "arp_ignore")?;
             assert_eq!(read_if_present(&gone)?, None);
             assert!(read(&gone).is_err());
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn local_ports_are_a_range() {
+        in_new_netns(|| {
+            let range = Path::new("/proc/sys/net/ipv4/ip_local_port_range");
+            set(range, "40000\t50001")?;
+            assert_eq!(local_ports()?, (40_000, 50_001));
             Ok(())
         });
     }

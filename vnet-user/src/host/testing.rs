@@ -162,21 +162,7 @@ impl Drop for OtherNamespace {
 
 /// Makes a pair of veths, both down.
 pub(super) fn create_veth(name: &str, peer: &str) -> Result<()> {
-    const VETH_INFO_PEER: u16 = 1;
-    let message = Message::new(libc::RTM_NEWLINK, &ifinfomsg(0, 0, 0, 0))
-        .string(libc::IFLA_IFNAME, name)
-        .nested(libc::IFLA_LINKINFO, |info| {
-            info.string(libc::IFLA_INFO_KIND, "veth")
-                .nested(libc::IFLA_INFO_DATA, |data| {
-                    // The peer is described by a whole ifinfomsg with attributes behind it.
-                    let name =
-                        Message::new(0, &ifinfomsg(0, 0, 0, 0)).string(libc::IFLA_IFNAME, peer);
-                    data.attribute(VETH_INFO_PEER, name.payload())
-                })
-        });
-    Socket::open()?
-        .change(message, libc::NLM_F_CREATE | libc::NLM_F_EXCL)
-        .with_context(|| format!("creating the veths {name} and {peer}"))
+    Links::open()?.create_veth(name, None, peer).map(|_| ())
 }
 
 /// Moves an interface into another namespace.

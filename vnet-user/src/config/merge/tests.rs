@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::edits::{self, PortChange};
 use crate::config::{
-    Assignment, Attachment, Invalid, Network, Port, StaticFdb, StormLimit, StormOverrides,
-    TrunkEntry,
+    Assignment, Attachment, Endpoint, Filtering, Invalid, Mapping, NatAction, NatOptions, Network,
+    Port, PortRange, StaticFdb, StormLimit, StormOverrides, TrunkEntry,
 };
 
 /// A document as people write them.
@@ -31,6 +31,10 @@ mac = [
 name = "blue"
 vlan = 10 # see the switch's label
 
+[[network]]
+name = 'lan'
+gateway = [ '10.0.0.1/24', "FD00::1/64" ] # both families
+
 # the wire
 [[port]]
 name = "eth0"
@@ -40,6 +44,20 @@ broadcast = "off" # it is filtered upstream
 
 [mac]
 deny = ["02-00-00-00-00-0F"] # a stolen laptop
+
+[[nat]] # everybody
+kind = 'masquerade'
+id = 0x2
+network = 'lan'
+uplink = 'vsw0'
+mapping = "eim" # the default, on purpose
+
+[[nat]]
+id = 3
+kind = "dnat"
+proto = "udp,tcp" # QUIC too
+listen = "192.0.2.1:443"
+to = "10.0.0.2:443-443"
 
 # the end
 "#;
@@ -202,6 +220,79 @@ fn elements_of_a_list_keep_their_comments() {
 }
 
 #[test]
+fn rules_are_known_by_their_ids() {
+    let masquerade = |uplink: &str| NatAction::Masquerade {
+        network: "lan".into(),
+        uplink: uplink.into(),
+        options: NatOptions {
+            ports: "1024-2047".parse().ok(),
+            ..NatOptions::default()
+        },
+    };
+    insta::assert_snapshot!(diff(|c| edits::add_nat(c, masquerade("eth0")).map(drop)), @r#"
+    +[[nat]]
+    +id = 4
+    +kind = "masquerade"
+    +network = "lan"
+    +uplink = "eth0"
+    +ports = "1024-2047"
+    +
+    "#);
+    insta::assert_snapshot!(diff(|c| edits::delete_nat(c, 2)), @r#"
+    -[[nat]] # everybody
+    -kind = 'masquerade'
+    -id = 0x2
+    -network = 'lan'
+    -uplink = 'vsw0'
+    -mapping = "eim" # the default, on purpose
+    -
+    "#);
+    insta::assert_snapshot!(diff(|c| edits::delete_nat(c, 3)), @r#"
+    -[[nat]]
+    -id = 3
+    -kind = "dnat"
+    -proto = "udp,tcp" # QUIC too
+    -listen = "192.0.2.1:443"
+    -to = "10.0.0.2:443-443"
+    -
+    "#);
+    // A rule that is changed keeps what is not about the change.
+    insta::assert_snapshot!(diff(|c| { c.nat[0].action = masquerade("eth0"); Ok(()) }), @r#"
+    -uplink = 'vsw0'
+    -mapping = "eim" # the default, on purpose
+    +uplink = "eth0"
+    +mapping = "eim" # the default, on purpose
+    +ports = "1024-2047"
+    "#);
+    // Unless it becomes one of another kind, which does not have the same keys.
+    let one = NatAction::Static {
+        external: "192.0.2.2/32".parse().unwrap(),
+        internal: "10.0.0.2/32".parse().unwrap(),
+        uplink: None,
+    };
+    insta::assert_snapshot!(diff(|c| { c.nat[0].action = one; Ok(()) }), @r#"
+    -kind = 'masquerade'
+    -id = 0x2
+    -network = 'lan'
+    -uplink = 'vsw0'
+    -mapping = "eim" # the default, on purpose
+    +id = 2
+    +kind = "static"
+    +external = "192.0.2.2"
+    +internal = "10.0.0.2"
+    "#);
+}
+
+#[test]
+fn a_gateway_is_added_to_the_list() {
+    let gateway = "10.0.1.1/24".parse().unwrap();
+    insta::assert_snapshot!(diff(|c| { c.networks[1].gateway.push(gateway); Ok(()) }), @r#"
+    -gateway = [ '10.0.0.1/24', "FD00::1/64" ] # both families
+    +gateway = [ '10.0.0.1/24', "FD00::1/64", "10.0.1.1/24"] # both families
+    "#);
+}
+
+#[test]
 fn inline_spelling_is_understood() {
     let text = "schema = 1\nnetwork = [{ name = 'blue', vlan = 1 }, { name = 'red' }]\n\
                 settings.storm.broadcast = 5\nport = [{ name = 'tap0' }]\n";
@@ -233,6 +324,9 @@ enum Edit {
     Deny(MacAddr),
     Allow(MacAddr),
     Set(&'static str),
+    AddNat(NatAction),
+    DeleteNat(u16),
+    ChangeNat(u16, NatAction),
 }
 
 impl Edit {
@@ -258,12 +352,21 @@ impl Edit {
                 Ok(())
             }
             Self::Set(assignment) => set(assignment)(config),
+            Self::AddNat(action) => edits::add_nat(config, action).map(drop),
+            Self::DeleteNat(id) => edits::delete_nat(config, id),
+            // No command does so, but a whole new document.
+            Self::ChangeNat(id, action) => {
+                for rule in config.nat.iter_mut().filter(|rule| rule.id == id) {
+                    rule.action = action.clone();
+                }
+                Ok(())
+            }
         }
     }
 }
 
 fn any_network() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["default", "blue", "red", "green"]).prop_map(Into::into)
+    prop::sample::select(vec!["default", "blue", "red", "green", "lan"]).prop_map(Into::into)
 }
 
 fn any_port() -> impl Strategy<Value = String> {
@@ -313,10 +416,93 @@ fn any_change() -> impl Strategy<Value = PortChange> {
         )
 }
 
+fn any_options() -> impl Strategy<Value = NatOptions> {
+    (
+        prop::option::of((1024_u16..1030, 2000_u16..2003)),
+        prop::sample::select(vec![Mapping::Eim, Mapping::Symmetric]),
+        prop::sample::select(vec![Filtering::Eif, Filtering::Adf, Filtering::Apdf]),
+        prop::option::of(1_u16..65),
+    )
+        .prop_map(|(ports, mapping, filtering, block_size)| NatOptions {
+            ports: ports.map(|(first, last)| PortRange { first, last }),
+            mapping,
+            filtering,
+            block_size,
+        })
+}
+
+fn any_action() -> impl Strategy<Value = NatAction> {
+    let uplink = || prop::sample::select(vec!["eth0", "vsw0", "tap0"]).prop_map(String::from);
+    let inside = || prop::sample::select(vec!["10.0.0.2", "10.0.0.3", "10.0.1.2"]);
+    let outside = || prop::sample::select(vec!["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+    let ports = || {
+        (80_u16..83, 0_u16..2).prop_map(|(first, more)| PortRange {
+            first,
+            last: first + more,
+        })
+    };
+    let end = |addr: &'static str, ports| Endpoint {
+        addr: addr.parse().unwrap(),
+        ports,
+    };
+    prop_oneof![
+        (any_network(), uplink(), any_options()).prop_map(|(network, uplink, options)| {
+            NatAction::Masquerade {
+                network,
+                uplink,
+                options,
+            }
+        }),
+        (inside(), outside(), uplink(), any_options()).prop_map(|(source, to, uplink, options)| {
+            NatAction::Snat {
+                source: source.parse::<std::net::IpAddr>().unwrap().into(),
+                to: to.parse().unwrap(),
+                uplink,
+                options,
+            }
+        }),
+        (
+            (any::<bool>(), any::<bool>()),
+            (outside(), ports()),
+            (inside(), ports()),
+            prop::option::of(Just("198.51.100.0/24".parse().unwrap())),
+            prop::option::of(uplink()),
+        )
+            .prop_map(
+                move |((tcp, udp), (listen, ports), (to, to_ports), from, uplink)| {
+                    let (listen, to) = (end(listen, ports), end(to, to_ports));
+                    NatAction::Dnat {
+                        tcp,
+                        udp,
+                        listen: listen.addr,
+                        listen_ports: listen.ports,
+                        to: to.addr,
+                        to_ports: to.ports,
+                        from,
+                        uplink,
+                    }
+                }
+            ),
+        (outside(), inside(), prop::option::of(uplink())).prop_map(
+            |(external, internal, uplink)| NatAction::Static {
+                external: external.parse::<std::net::IpAddr>().unwrap().into(),
+                internal: internal.parse::<std::net::IpAddr>().unwrap().into(),
+                uplink,
+            }
+        ),
+    ]
+}
+
+fn any_gateway() -> impl Strategy<Value = Vec<IpNet>> {
+    let gateways = vec!["10.0.0.1/24", "10.0.1.1/24", "fd00::1/64"];
+    prop::sample::subsequence(gateways, 0..=3)
+        .prop_map(|texts| texts.iter().map(|text| text.parse().unwrap()).collect())
+}
+
 fn any_edit() -> impl Strategy<Value = Edit> {
     let vlan = prop::option::of(10_u16..13);
     let mtu = prop::option::of(Just(9000));
-    let network = (any_network(), vlan, mtu);
+    let network = (any_network(), vlan, mtu, any_gateway());
     let settings = vec![
         "ageing=60",
         "ageing=default",
@@ -326,13 +512,21 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         "storm.broadcast=default",
         "storm.multicast=default",
         "storm.multicast=9",
+        "flow_size=4096",
+        "timeouts=linux",
+        "timeouts=default",
+        "timeouts.udp=60",
+        "mid_stream=on",
+        "mss_clamp=auto",
+        "mss_clamp=1400",
+        "mss_clamp=default",
     ];
     prop_oneof![
-        network.prop_map(|(name, vlan, mtu)| Edit::AddNetwork(Network {
+        network.prop_map(|(name, vlan, mtu, gateway)| Edit::AddNetwork(Network {
             name,
             vlan,
             mtu,
-            gateway: Vec::new()
+            gateway
         })),
         any_network().prop_map(Edit::DeleteNetwork),
         (any_port(), any_change()).prop_map(|(port, change)| Edit::AddPort(port, change)),
@@ -345,6 +539,10 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         any_mac().prop_map(Edit::Deny),
         any_mac().prop_map(Edit::Allow),
         prop::sample::select(settings).prop_map(Edit::Set),
+        any_action().prop_map(Edit::AddNat),
+        any_action().prop_map(Edit::AddNat),
+        (1_u16..8).prop_map(Edit::DeleteNat),
+        (1_u16..8, any_action()).prop_map(|(id, action)| Edit::ChangeNat(id, action)),
     ]
 }
 
