@@ -5,6 +5,8 @@
 //! changed, and exactly that is changed in the document. So a default that the user wrote down
 //! stays written down.
 
+use std::collections::HashMap;
+
 use ipnet::IpNet;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, RawString, Table, TableLike, Value};
 
@@ -107,14 +109,22 @@ fn merge_item(key: &str, doc: &mut Item, before: Option<&Item>, after: Option<&I
 }
 
 fn merge_tables(key: &str, doc: &mut ArrayOfTables, before: &ArrayOfTables, after: &ArrayOfTables) {
-    let find = |tables: &ArrayOfTables, name: &str| {
-        tables.iter().position(|table| identity(key, table) == name)
+    let places = |tables: &ArrayOfTables| {
+        let mut places = HashMap::new();
+        for (place, table) in tables.iter().enumerate() {
+            places.entry(identity(key, table)).or_insert(place);
+        }
+        places
     };
-    doc.retain(|table| find(after, &identity(key, table)).is_some());
+    let stay = places(after);
+    doc.retain(|table| stay.contains_key(&identity(key, table)));
+    let (places_before, places_now) = (places(before), places(doc));
     for new in after {
         let name = identity(key, new);
-        let old = find(before, &name).and_then(|index| before.get(index));
-        let present = find(doc, &name).and_then(|index| doc.get_mut(index));
+        let old = places_before
+            .get(&name)
+            .and_then(|place| before.get(*place));
+        let present = places_now.get(&name).and_then(|place| doc.get_mut(*place));
         match (present, old) {
             (Some(table), Some(old)) if same_keys(old, new) => merge_table(table, old, new),
             (Some(table), Some(_)) => {

@@ -86,13 +86,10 @@ fn usage_errors() {
 #[test]
 fn options_that_do_not_exist_yet_are_unknown() {
     for line in [
-        "nat list",
-        "flow list",
         "policy group list",
         "config export",
         "doctor",
         "daemon",
-        "network add blue --gateway 10.0.0.1/24",
         "network add blue --dhcp 10.0.0.2-10.0.0.9",
         "port add tap0 --ip learn",
         "port add tap0 --guard strict",
@@ -121,7 +118,15 @@ fn a_switch_each_has_its_document() {
 #[test]
 fn what_needs_a_switch_that_is_up_ends_with_3() {
     let switch = Switch::new();
-    for line in ["status", "stats", "events", "fdb list", "fdb flush"] {
+    for line in [
+        "status",
+        "stats",
+        "events",
+        "fdb list",
+        "fdb flush",
+        "flow list",
+        "flow flush --proto udp",
+    ] {
         let answer = switch.refused(line);
         assert!(answer.starts_with("3: error: "), "{line}: {answer}");
         assert!(answer.contains("vsw0 is not up"), "{line}: {answer}");
@@ -164,6 +169,37 @@ fn a_wrong_document_is_shown_with_its_line_and_left_alone() {
     let switch = Switch::with_document("schema = 1\n[[port]]\nname = \"tap0\"\nnetwork = \"x\"\n");
     insta::assert_snapshot!(switch.refused("network list"), @"
     1: error: reading [DIR]/etc/vsw0.toml: the port tap0: there is no network x; there is default
+      mend: edit the file
+    ");
+    let switch = Switch::with_document(
+        "schema = 1\n[[nat]]\nid = 1\nkind = \"dnat\"\nproto = \"tcp\"\nlisten = \"192.0.2.1\"\n",
+    );
+    insta::assert_snapshot!(switch.refused("nat list"), @r#"
+    1: error: reading [DIR]/etc/vsw0.toml:
+    TOML parse error at line 6, column 10
+      |
+    6 | listen = "192.0.2.1"
+      |          ^^^^^^^^^^^
+    "192.0.2.1" is not ADDR:PORT or ADDR:PORT-PORT, with an IPv6 address in brackets
+      mend: edit the file
+    "#);
+    let switch = Switch::with_document(
+        "schema = 1\n[[nat]]\nid = 1\nkind = \"snat\"\nto = \"192.0.2.1\"\nuplink = \"eth0\"\n",
+    );
+    insta::assert_snapshot!(switch.refused("nat list"), @"
+    1: error: reading [DIR]/etc/vsw0.toml:
+    TOML parse error at line 2, column 1
+      |
+    2 | [[nat]]
+      | ^^^^^^^
+    the snat rule 1 is without `source`
+      mend: edit the file
+    ");
+    let switch = Switch::with_document(
+        "schema = 1\n[[nat]]\nid = 1\nkind = \"masquerade\"\nnetwork = \"lan\"\nuplink = \"vsw0\"\n",
+    );
+    insta::assert_snapshot!(switch.refused("nat list"), @"
+    1: error: reading [DIR]/etc/vsw0.toml: the masquerade rule 1: there is no network lan; there is default
       mend: edit the file
     ");
     let switch = Switch::with_document("schema = 7\n");

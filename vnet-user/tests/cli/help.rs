@@ -17,6 +17,8 @@ fn the_commands() {
       port         Interfaces of the switch
       fdb          MAC addresses and the ports they are behind
       mac          MAC addresses that may not communicate at all
+      nat          Address translation
+      flow         Connections that are in force
       set          Change settings
       get          Show settings
       stats        Show traffic counters and drops by reason
@@ -86,10 +88,11 @@ fn options_of_network() {
       <NAME>  Its name: up to 32 letters, digits, '_', '.', '-'
 
     Options:
-          --vlan <VID>  The tag it has on trunks, 1 to 4094
-          --mtu <N>     Its MTU in bytes
-          --may-exist   Change nothing and succeed if it is there already
-      -h, --help        Print help (see more with '--help')
+          --vlan <VID>      The tag it has on trunks, 1 to 4094
+          --gateway <CIDR>  The host's address in it, with its prefix: what its VMs use as gateway
+          --mtu <N>         Its MTU in bytes
+          --may-exist       Change nothing and succeed if it is there already
+      -h, --help            Print help (see more with '--help')
     ");
 }
 
@@ -224,6 +227,148 @@ fn options_of_fdb_and_mac() {
 }
 
 #[test]
+fn options_of_nat() {
+    insta::assert_snapshot!(own_part(&Switch::new().ok("nat -h")), @"
+    Address translation
+
+    Usage: vnet-user nat [OPTIONS] <COMMAND>
+
+    Commands:
+      add   Add a rule; its id is printed
+      del   Delete a rule; its connections end
+      list  List the rules
+      show  Show one rule
+      help  Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("nat add -h")), @"
+    Add a rule; its id is printed
+
+    Usage: vnet-user nat add [OPTIONS] <COMMAND>
+
+    Commands:
+      masquerade  Give a network's sources the uplink's own address
+      snat        Give sources addresses of a pool
+      dnat        Lead an external address and port to a VM
+      static      Have an external address or prefix stand for an internal one
+      help        Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("nat add masquerade -h")), @"
+    Give a network's sources the uplink's own address
+
+    Usage: vnet-user nat add masquerade [OPTIONS] --network <NAME> --uplink <IFACE>
+
+    Options:
+          --network <NAME>            The network, one with a gateway
+          --uplink <IFACE>            The way out: an uplink, or the switch device where that has the
+                                      address
+          --ports <LO-HI>             External ports [default: 1024-65535]
+          --mapping <eim|symmetric>   Which connections share an external port: eim, all from one
+                                      internal address and port; symmetric, none [default: eim]
+          --filtering <eif|adf|apdf>  Who may send to a mapping: eif, everybody; adf, addresses that it
+                                      has sent to; apdf, addresses and ports that it has sent to
+                                      [default: adf]
+          --block-size <N>            Give an internal address its external ports in blocks of N
+          --may-exist                 Succeed with the id of the very same rule if it is there already
+      -h, --help                      Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("nat add snat -h")), @"
+    Give sources addresses of a pool
+
+    Usage: vnet-user nat add snat [OPTIONS] --source <CIDR> --to <ADDR[-ADDR]> --uplink <IFACE>
+
+    Options:
+          --source <CIDR>             The sources
+          --to <ADDR[-ADDR]>          The pool: external addresses of the same family
+          --uplink <IFACE>            The way out: an uplink, or the switch device where that has the
+                                      address
+          --ports <LO-HI>             External ports [default: 1024-65535]
+          --mapping <eim|symmetric>   Which connections share an external port: eim, all from one
+                                      internal address and port; symmetric, none [default: eim]
+          --filtering <eif|adf|apdf>  Who may send to a mapping: eif, everybody; adf, addresses that it
+                                      has sent to; apdf, addresses and ports that it has sent to
+                                      [default: adf]
+          --block-size <N>            Give an internal address its external ports in blocks of N
+          --may-exist                 Succeed with the id of the very same rule if it is there already
+      -h, --help                      Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("nat add dnat -h")), @"
+    Lead an external address and port to a VM
+
+    Usage: vnet-user nat add dnat [OPTIONS] --proto <PROTO> --listen <ADDR:PORT[-PORT]> --to <ADDR:PORT[-PORT]>
+
+    Options:
+          --proto <PROTO>              The protocols: tcp, udp or tcp,udp
+          --listen <ADDR:PORT[-PORT]>  The external address and its ports; an IPv6 address in brackets
+          --to <ADDR:PORT[-PORT]>      The VM's address and its ports: as many as --listen has, or one
+          --from <CIDR>                The only sources that it is for
+          --uplink <IFACE>             The only way in [default: the one that has the address]
+          --force                      Add it even if the host itself listens there, and no longer gets
+                                       those connections
+          --may-exist                  Succeed with the id of the very same rule if it is there already
+      -h, --help                       Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("nat add static -h")), @"
+    Have an external address or prefix stand for an internal one
+
+    Usage: vnet-user nat add static [OPTIONS] --external <ADDR|CIDR> --internal <ADDR|CIDR>
+
+    Options:
+          --external <ADDR|CIDR>  Outside
+          --internal <ADDR|CIDR>  Inside, as long a prefix
+          --uplink <IFACE>        The only way out and in [default: any]
+          --may-exist             Succeed with the id of the very same rule if it is there already
+      -h, --help                  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("nat del -h")), @"
+    Delete a rule; its connections end
+
+    Usage: vnet-user nat del [OPTIONS] <ID>
+
+    Arguments:
+      <ID>  The rule
+
+    Options:
+          --if-exists  Succeed if it is not there
+      -h, --help       Print help (see more with '--help')
+    ");
+}
+
+#[test]
+fn options_of_flow() {
+    insta::assert_snapshot!(own_part(&Switch::new().ok("flow -h")), @"
+    Connections that are in force
+
+    Usage: vnet-user flow [OPTIONS] <COMMAND>
+
+    Commands:
+      list   List the connections
+      flush  End connections; without options, all of them
+      help   Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("flow list -h")), @"
+    List the connections
+
+    Usage: vnet-user flow list [OPTIONS]
+
+    Options:
+          --proto <P>      Only of this protocol: tcp, udp, icmp, icmpv6, sctp, gre, esp… or a number
+          --vm <IFACE>     Only of the VM behind this port
+          --remote <CIDR>  Only with this other end
+          --rule <ID>      Only of this translation rule
+      -h, --help           Print help (see more with '--help')
+    ");
+}
+
+#[test]
 fn options_of_settings_and_listings() {
     insta::assert_snapshot!(own_part(&Switch::new().ok("set -h")), @"
     Change settings
@@ -287,6 +432,7 @@ fn every_command_has_a_page() {
         "vnet-user-up",
         "vnet-user-port",
         "vnet-user-port-add",
+        "vnet-user-nat-add-masquerade",
     ] {
         let text = std::fs::read_to_string(dir.join(format!("{page}.1"))).expect(page);
         assert!(text.contains(".SH NAME"), "{page}");

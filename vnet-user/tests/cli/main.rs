@@ -1,9 +1,11 @@
 //! Drives the real binary, with a configuration directory of its own and a switch that is down.
 
 mod fdb;
+mod flow;
 mod global;
 mod help;
 mod mac;
+mod nat;
 mod network;
 mod port;
 mod settings;

@@ -6,8 +6,8 @@ use super::Switch;
 fn a_switch_begins_with_default() {
     let switch = Switch::new();
     insta::assert_snapshot!(switch.ok("network list"), @"
-    NAME     VLAN  MTU  PORTS
-    default  -     -    vsw0
+    NAME     VLAN  GATEWAY  MTU  PORTS
+    default  -     -        -    vsw0
     ");
     assert!(!switch.path().exists(), "a listing makes no document");
 }
@@ -15,7 +15,7 @@ fn a_switch_begins_with_default() {
 fn networks() -> Switch {
     Switch::after(&[
         "network add blue --vlan 10 --mtu 9000",
-        "network add inner",
+        "network add inner --gateway 10.0.0.1/24 --gateway fd00::1/64",
         "port add eth0 --uplink",
         "port add tap0 --network blue",
     ])
@@ -34,6 +34,7 @@ fn listings() {
 
     [[network]]
     name = "inner"
+    gateway = ["10.0.0.1/24", "fd00::1/64"]
 
     [[port]]
     name = "eth0"
@@ -44,10 +45,10 @@ fn listings() {
     network = "blue"
     "#);
     insta::assert_snapshot!(switch.ok("network list"), @"
-    NAME     VLAN  MTU   PORTS
-    default  -     -     vsw0,eth0
-    blue     10    9000  eth0,tap0
-    inner    -     -     -
+    NAME     VLAN  GATEWAY                 MTU   PORTS
+    default  -     -                       -     vsw0,eth0
+    blue     10    -                       9000  eth0,tap0
+    inner    -     10.0.0.1/24,fd00::1/64  -     -
     ");
     insta::assert_snapshot!(switch.ok("network list -o json"), @r#"
     {
@@ -56,6 +57,7 @@ fn listings() {
         {
           "name": "default",
           "vlan": null,
+          "gateway": [],
           "mtu": null,
           "ports": [
             "vsw0",
@@ -65,6 +67,7 @@ fn listings() {
         {
           "name": "blue",
           "vlan": 10,
+          "gateway": [],
           "mtu": 9000,
           "ports": [
             "eth0",
@@ -74,6 +77,10 @@ fn listings() {
         {
           "name": "inner",
           "vlan": null,
+          "gateway": [
+            "10.0.0.1/24",
+            "fd00::1/64"
+          ],
           "mtu": null,
           "ports": []
         }
@@ -81,15 +88,16 @@ fn listings() {
     }
     "#);
     insta::assert_snapshot!(switch.ok("network list -o jsonl"), @r#"
-    {"name":"default","vlan":null,"mtu":null,"ports":["vsw0","eth0"]}
-    {"name":"blue","vlan":10,"mtu":9000,"ports":["eth0","tap0"]}
-    {"name":"inner","vlan":null,"mtu":null,"ports":[]}
+    {"name":"default","vlan":null,"gateway":[],"mtu":null,"ports":["vsw0","eth0"]}
+    {"name":"blue","vlan":10,"gateway":[],"mtu":9000,"ports":["eth0","tap0"]}
+    {"name":"inner","vlan":null,"gateway":["10.0.0.1/24","fd00::1/64"],"mtu":null,"ports":[]}
     "#);
     insta::assert_snapshot!(switch.ok("network show blue"), @"
-    NAME   blue
-    VLAN   10
-    MTU    9000
-    PORTS  eth0,tap0
+    NAME     blue
+    VLAN     10
+    GATEWAY  -
+    MTU      9000
+    PORTS    eth0,tap0
     ");
     insta::assert_snapshot!(switch.ok("network show blue -j"), @r#"
     {
@@ -98,6 +106,7 @@ fn listings() {
         {
           "name": "blue",
           "vlan": 10,
+          "gateway": [],
           "mtu": 9000,
           "ports": [
             "eth0",
@@ -123,6 +132,13 @@ fn refusals_of_add() {
             "network add red --vlan 10",
             "network add blue",
             "network add default",
+            "network add red --gateway 10.0.1.1",
+            "network add red --gateway 10.0.1.0/24",
+            "network add red --gateway fd00:1::/64",
+            "network add red --gateway 10.0.1.1/32",
+            "network add red --gateway 10.0.0.9/16",
+            "network add red --gateway 10.0.1.1/24 --gateway 10.0.1.1/24",
+            "network add red --gateway fd00:1::1/64 --mtu 1000",
         ]),
         @r#"
     $ network add red --vlan 0
@@ -162,6 +178,29 @@ fn refusals_of_add() {
     $ network add default
     1: error: adding the network default: default is the network that every switch begins with
       mend: choose another name
+    $ network add red --gateway 10.0.1.1
+    2: error: invalid value '10.0.1.1' for '--gateway <CIDR>': "10.0.1.1" is not an address with a prefix, such as 10.0.0.1/24
+
+    For more information, try '--help'.
+    $ network add red --gateway 10.0.1.0/24
+    2: error: invalid value '10.0.1.0/24' for '--gateway <CIDR>': 10.0.1.0 is the address of the network 10.0.1.0/24 itself
+
+    For more information, try '--help'.
+    $ network add red --gateway fd00:1::/64
+    2: error: invalid value 'fd00:1::/64' for '--gateway <CIDR>': fd00:1:: is any router's address in fd00:1::/64 (RFC 4291, 2.6.1)
+
+    For more information, try '--help'.
+    $ network add red --gateway 10.0.1.1/32
+    2: error: invalid value '10.0.1.1/32' for '--gateway <CIDR>': 10.0.1.1/32: the length of a gateway's IPv4 prefix is 8 to 31
+
+    For more information, try '--help'.
+    $ network add red --gateway 10.0.0.9/16
+    1: error: adding the network red: its prefix 10.0.0.0/16 overlaps 10.0.0.0/24 of the network inner
+      mend: give each network a prefix of its own
+    $ network add red --gateway 10.0.1.1/24 --gateway 10.0.1.1/24
+    1: error: adding the network red: it has the gateway address 10.0.1.1 twice
+    $ network add red --gateway fd00:1::1/64 --mtu 1000
+    1: error: adding the network red: it has the IPv6 gateway fd00:1::1/64 and the MTU 1000: IPv6 needs 1280 (RFC 8200, 5)
     "#
     );
 }
@@ -205,4 +244,19 @@ fn may_exist_and_if_exists_change_nothing() {
     );
     switch.ok("network del inner --if-exists");
     assert!(!switch.document().contains("inner"));
+}
+
+#[test]
+fn a_network_that_rules_use_stays() {
+    let switch = networks();
+    switch.ok("nat add masquerade --network inner --uplink eth0");
+    switch.ok("nat add dnat --proto tcp --listen 192.0.2.1:80 --to 10.0.0.2:80");
+    insta::assert_snapshot!(switch.each_refused(&["network del inner", "port del eth0"]), @"
+    $ network del inner
+    1: error: deleting the network inner: it is used by masquerade rule 1, dnat rule 2
+      mend: change or delete those first
+    $ port del eth0
+    1: error: deleting the port eth0: it is used by masquerade rule 1
+      mend: delete them first: vnet-user nat del ID
+    ");
 }

@@ -45,12 +45,14 @@ struct Inside<'a> {
 
 /// What the rules so far have taken.
 struct Claims<'a> {
+    /// Place of each rule in the document, by id.
+    order: HashMap<u16, usize>,
     inside: Spans<Inside<'a>>,
     gateways: HashSet<IpAddr>,
     masquerades: HashMap<(&'a str, &'a str), &'a NatRule>,
     /// By whether the rule is a static one, which goes before the others, and prefix.
-    sources: HashMap<(bool, IpNet), Vec<(Option<&'a str>, &'a NatRule)>>,
-    statics: Spans<&'a NatRule>,
+    sources: HashMap<(bool, IpNet), Vec<&'a NatRule>>,
+    statics: Spans<(Prefix, &'a NatRule)>,
     /// By address, whether it is TCP, and first port.
     listens: BTreeMap<(IpAddr, bool, u16), (u16, &'a NatRule)>,
 }
@@ -127,6 +129,7 @@ impl Config {
     /// Checks every rule, and each against those before it.
     pub(super) fn validate_nat(&self, switch: &str) -> Result<(), Invalid> {
         let mut claims = Claims {
+            order: HashMap::new(),
             inside: self.insides()?,
             gateways: HashSet::new(),
             masquerades: HashMap::new(),
@@ -136,14 +139,13 @@ impl Config {
         };
         let gateways = self.networks.iter().flat_map(|network| &network.gateway);
         claims.gateways.extend(gateways.map(IpNet::addr));
-        let mut ids = HashSet::new();
-        for rule in &self.nat {
+        for (place, rule) in self.nat.iter().enumerate() {
             let about = |refusal: Invalid| refusal.about(format!("the {rule}"));
             if rule.id == 0 || u32::from(rule.id) >= NAT_RULES {
                 let why = format!("its id is not one of 1 to {}", NAT_RULES - 1);
                 return Err(about(Invalid::new(why)));
             }
-            if !ids.insert(rule.id) {
+            if claims.order.insert(rule.id, place).is_some() {
                 let why = format!("there is another rule {}", rule.id);
                 return Err(about(
                     Invalid::new(why).mend("give each rule an id of its own"),
@@ -158,12 +160,9 @@ impl Config {
             self.validate_rule(rule, &mut claims).map_err(about)?;
         }
         // Whichever of the two rules comes first.
-        for rule in &self.nat {
-            claims
-                .check_outside(rule)
-                .map_err(|refusal| refusal.about(format!("the {rule}")))?;
-        }
-        Ok(())
+        self.nat
+            .iter()
+            .try_for_each(|rule| claims.check_outside(rule))
     }
 
     /// Refuses a way out that is neither an uplink nor the switch device.
@@ -206,7 +205,7 @@ impl Config {
                     return Err(Invalid::new(format!(
                         "the {other} is for {network} by {uplink} already"
                     ))
-                    .mend(format!("vnet-user nat del {} first", other.id)));
+                    .mend(format!("vnet-user nat del {}, then add it again", other.id)));
                 }
                 gateways
                     .iter()
@@ -251,8 +250,8 @@ impl<'a> Claims<'a> {
         // Two gateways of one network may have the same prefix.
         let other = claims
             .iter()
-            .find(|(other_uplink, other)| other.id != rule.id && both(*other_uplink));
-        if let Some((_, other)) = other {
+            .find(|other| other.id != rule.id && both(other.action.uplink()));
+        if let Some(other) = other {
             return Err(Invalid::new(format!(
                 "the {other} translates the source {} there already",
                 Prefix(source)
@@ -262,7 +261,7 @@ impl<'a> Claims<'a> {
                 other.id
             )));
         }
-        claims.push((uplink, rule));
+        claims.push(rule);
         Ok(())
     }
 
@@ -338,7 +337,7 @@ impl<'a> Claims<'a> {
     /// Takes a static rule's outside.
     fn stand_for(&mut self, rule: &'a NatRule, external: IpNet) -> Result<(), Invalid> {
         let range = AddrRange::of(external);
-        if let Some((_, other)) = self.statics.overlapping(range) {
+        if let Some((_, (_, other))) = self.statics.overlapping(range) {
             return Err(Invalid::new(format!(
                 "its outside {} overlaps that of the {other}",
                 Prefix(external)
@@ -348,7 +347,7 @@ impl<'a> Claims<'a> {
                 other.id
             )));
         }
-        self.statics.insert(range, rule);
+        self.statics.insert(range, (Prefix(external), rule));
         Ok(())
     }
 
@@ -384,18 +383,29 @@ impl<'a> Claims<'a> {
                 "{what} overlaps {} of the network {}, which is inside",
                 inside.prefix, inside.network
             ))
+            .about(format!("the {rule}"))
             .mend("name addresses of the outside"));
         }
-        match self.statics.overlapping(range) {
-            Some((_, other)) if other.id != rule.id => Err(Invalid::new(format!(
-                "{what} is outside for the {other}, which takes all of its ports"
-            ))
+        // That of a static rule is compared with others of its kind as it is taken.
+        let is_static = matches!(rule.action, NatAction::Static { .. });
+        let Some((_, (outside, other))) = self.statics.overlapping(range).filter(|_| !is_static)
+        else {
+            return Ok(());
+        };
+        // The one that was there first may stay.
+        let (later, earlier, why) = if self.order[&rule.id] > self.order[&other.id] {
+            let why = format!("{what} is outside for the {other}, which takes every port of it");
+            (rule, *other, why)
+        } else {
+            let why = format!("it takes every port of {outside}, which the {rule} uses");
+            (*other, rule, why)
+        };
+        Err(Invalid::new(why)
+            .about(format!("the {later}"))
             .mend(format!(
                 "choose other addresses, or: vnet-user nat del {}",
-                other.id
-            ))),
-            _ => Ok(()),
-        }
+                earlier.id
+            )))
     }
 }
 
@@ -633,7 +643,7 @@ network = 'lan'
             ),
             (
                 &[web, one],
-                "its 192.0.2.1:80-89 is outside for the static rule 2",
+                "it takes every port of 192.0.2.1, which the dnat rule 1 uses",
             ),
             (
                 &[
