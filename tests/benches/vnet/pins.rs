@@ -9,6 +9,11 @@ use std::{
 use anyhow::{Context, Result};
 use aya::maps::MapInfo;
 
+/// A hash table's entries are made when they are needed (linux/bpf.h).
+const BPF_F_NO_PREALLOC: u32 = 1;
+/// Bytes in front of a key in a hash table (kernel/bpf/hashtab.c, struct htab_elem; 6.18).
+const HASH_HEADER: u64 = 48;
+
 /// A pinned map.
 #[derive(Debug)]
 pub struct PinnedMap {
@@ -18,6 +23,16 @@ pub struct PinnedMap {
     pub max_entries: u32,
     /// What the kernel accounts for it.
     pub bytes: u64,
+    /// What it will account for each entry on top of that: entries of a hash table that are not
+    /// made beforehand.
+    pub bytes_per_entry: u64,
+}
+
+impl PinnedMap {
+    /// Memory of an entry when the map is full.
+    pub fn entry_bytes(&self) -> f64 {
+        self.bytes as f64 / f64::from(self.max_entries) + self.bytes_per_entry as f64
+    }
 }
 
 /// The maps that a switch has pinned.
@@ -45,6 +60,16 @@ fn map(pin: &PathBuf) -> Result<PinnedMap> {
         name: name.to_string_lossy().into_owned(),
         max_entries: info.max_entries(),
         bytes: bytes.parse().with_context(doing)?,
+        bytes_per_entry: if info.map_flags() & BPF_F_NO_PREALLOC == 0 {
+            0
+        } else {
+            let sizes = [info.key_size(), info.value_size()];
+            HASH_HEADER
+                + sizes
+                    .map(|size| u64::from(size).next_multiple_of(8))
+                    .iter()
+                    .sum::<u64>()
+        },
     })
 }
 

@@ -48,7 +48,7 @@ pub fn run() -> Result<Memory> {
         flows: FLOWS,
         bytes_per_flow: bytes as f64 / f64::from(FLOWS),
         mapping_entries: mappings.max_entries,
-        bytes_per_mapping_entry: mappings.bytes as f64 / f64::from(mappings.max_entries),
+        bytes_per_mapping_entry: mappings.entry_bytes(),
     })
 }
 

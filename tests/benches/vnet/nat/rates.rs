@@ -16,6 +16,9 @@ use crate::{
     report::{Aim, Bound, number, table},
 };
 
+/// vnet has room for no fewer flows.
+const LEAST_ROOM: u32 = 1024;
+
 /// All contestants with one number of flows, in one direction.
 #[derive(Debug, Serialize)]
 struct Point {
@@ -41,7 +44,8 @@ pub fn run(options: &Options) -> Result<Rates> {
     // Every table has room for the most flows, so that only their content differs.
     let mut numbers = options.flows.clone();
     numbers.sort_unstable();
-    let most = numbers.last().copied().unwrap_or(1).next_power_of_two();
+    let most = numbers.last().copied().unwrap_or(1);
+    let most = most.next_power_of_two().max(LEAST_ROOM);
     let _room = Room::for_flows(most)?;
     let mut lanes = Vec::new();
     for (number, contestant) in options.contestants().enumerate() {
