@@ -16,7 +16,7 @@ use anyhow::Result;
 use clap::ValueEnum as _;
 use serde::Serialize;
 
-use self::gateway::Contestant;
+use self::{conntrack::Room, gateway::Contestant};
 use crate::{
     report::{self, Aim},
     run::{self, Conditions, Timing},
@@ -72,6 +72,12 @@ impl Options {
 
     fn takes(&self, contestant: Contestant) -> bool {
         self.only.is_empty() || self.only.contains(&contestant)
+    }
+
+    /// Room for `flows` connections of those who keep them in Linux's connection tracking.
+    fn room(&self, flows: u32) -> Result<Option<Room>> {
+        let needed = self.takes(Contestant::Nft);
+        needed.then(|| Room::for_flows(flows)).transpose()
     }
 
     fn contestants(&self) -> impl Iterator<Item = Contestant> {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use vnet_ebpf::traffic::nat::PORTS;
 
-use super::{Options, conntrack::Room, gateway::Contestant, lane::Lane};
+use super::{Options, gateway::Contestant, lane::Lane};
 use crate::{
     generator::Measured,
     rate::Rate,
@@ -45,7 +45,7 @@ pub struct NewFlows(BTreeMap<Kind, BTreeMap<Contestant, Rate>>);
 
 /// Measures contestants in turns.
 pub fn run(options: &Options) -> Result<NewFlows> {
-    let _room = Room::for_flows(ROOM)?;
+    let _room = options.room(ROOM)?;
     let mut lanes = Vec::new();
     for (number, contestant) in options.contestants().enumerate() {
         // The others keep no flows of their own.

@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::{
     Options,
-    conntrack::Room,
     gateway::Contestant,
     lane::{Direction, Lane},
 };
@@ -46,7 +45,7 @@ pub fn run(options: &Options) -> Result<Rates> {
     numbers.sort_unstable();
     let most = numbers.last().copied().unwrap_or(1);
     let most = most.next_power_of_two().max(LEAST_ROOM);
-    let _room = Room::for_flows(most)?;
+    let _room = options.room(most)?;
     let mut lanes = Vec::new();
     for (number, contestant) in options.contestants().enumerate() {
         lanes.push((contestant, Lane::new(number, contestant, most)?));
