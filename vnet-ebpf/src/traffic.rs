@@ -1,5 +1,7 @@
 //! The traffic of the benchmarks: what the program that generates it (src/bench.rs) and those who
-//! fill tables by hand agree on.
+//! fill tables by hand agree on. Here the switch's; the NAT gateway's is in [`nat`].
+
+pub mod nat;
 
 use vnet_common::Mac;
 

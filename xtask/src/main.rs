@@ -29,7 +29,7 @@ enum Cli {
         /// Part of test names.
         filter: Option<String>,
     },
-    /// Measure vnet and what it is compared with (as root): `bench l2`, `bench l2 --help`.
+    /// Measure vnet and what it is compared with (as root): `bench l2`, `bench nat`, `bench l2 --help`.
     #[command(disable_help_flag = true)]
     Bench {
         /// A suite and its options.

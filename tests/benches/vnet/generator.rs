@@ -37,8 +37,8 @@ impl Measured {
     }
 }
 
-/// Sends frames of `flows` flows for `time` from inside the network namespace `outside`, after a
-/// first pass that is not measured, in which the contestant learns the addresses and memory warms.
+/// Sends frames for `time` from inside the network namespace `outside`, after `warm_up` frames that
+/// are not measured, in which the contestant learns the addresses and memory warms.
 ///
 /// Everything that follows from a frame (the veths' polls, the switch, the sink) runs in the
 /// softirqs of the CPU that sent it, so a rate is that of one core.
@@ -46,27 +46,51 @@ pub fn measure(
     generator: &mut Programs,
     sink: &Programs,
     outside: &str,
-    flows: u32,
+    warm_up: u32,
     time: Duration,
 ) -> Result<Measured> {
-    generator.set_flows(flows)?;
+    on_one_cpu(outside, || {
+        generator.generate(CHUNK.max(warm_up))?;
+        count(sink, || {
+            let began = Instant::now();
+            let mut sent = 0;
+            while began.elapsed() < time {
+                sent += generator.generate(CHUNK)?;
+            }
+            Ok(sent)
+        })
+    })
+}
+
+/// Sends `frames` frames, rounded up to full batches, likewise but with nothing before.
+pub fn send(
+    generator: &mut Programs,
+    sink: &Programs,
+    outside: &str,
+    frames: u32,
+) -> Result<Measured> {
+    on_one_cpu(outside, || count(sink, || generator.generate(frames)))
+}
+
+fn on_one_cpu<T: Send>(outside: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let cpu = cpu::allowed()?.pop().context("there is no CPU")?;
     netns::inside(outside, || {
         cpu::stay_on(cpu).context("staying on one CPU")?;
-        generator.generate(CHUNK.max(2 * flows))?;
-        let seen = sink.seen()?;
-        let began = Instant::now();
-        let mut sent = 0;
-        while began.elapsed() < time {
-            sent += generator.generate(CHUNK)?;
-        }
-        let elapsed = began.elapsed();
-        // What another CPU holds, if it holds anything, gets a moment.
-        thread::sleep(Duration::from_millis(5));
-        Ok(Measured {
-            sent,
-            received: sink.seen()? - seen,
-            elapsed,
-        })
+        work()
+    })
+}
+
+/// Counts what arrives of the frames that `send` sends, and takes the time.
+fn count(sink: &Programs, send: impl FnOnce() -> Result<u64>) -> Result<Measured> {
+    let seen = sink.seen()?;
+    let began = Instant::now();
+    let sent = send()?;
+    let elapsed = began.elapsed();
+    // What another CPU holds, if it holds anything, gets a moment.
+    thread::sleep(Duration::from_millis(5));
+    Ok(Measured {
+        sent,
+        received: sink.seen()? - seen,
+        elapsed,
     })
 }

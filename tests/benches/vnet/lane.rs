@@ -145,7 +145,7 @@ impl Lane {
         let mut sink = Programs::new(0, 1)?;
         sink.attach_xdp("sink", outside.name(), "sink")?;
         let mut generator = Programs::new(ifindex(&outside, "gen")?, 1)?;
-        generator.load_generator()?;
+        generator.load_generator("generate")?;
 
         let mut lane = Self {
             generator,
@@ -220,11 +220,12 @@ impl Lane {
 
     /// Sends frames of `flows` flows for `time`.
     pub fn measure(&mut self, flows: u32, time: Duration) -> Result<Measured> {
+        self.generator.set_flows(flows)?;
         generator::measure(
             &mut self.generator,
             &self.sink,
             self.outside.name(),
-            flows,
+            2 * flows,
             time,
         )
     }
@@ -275,6 +276,7 @@ pub fn ifindex(netns: &Netns, interface: &str) -> Result<u32> {
     number.trim().parse().context("`ip link` printed no index")
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+/// A MAC address as programs take it.
+pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

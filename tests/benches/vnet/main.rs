@@ -7,10 +7,15 @@
 
 mod cpu;
 mod generator;
+mod iperf;
 mod l2;
 mod lane;
+mod nat;
+mod pins;
 mod programs;
+mod rate;
 mod report;
+mod run;
 mod sandbox;
 mod statistics;
 mod vnet_user;
@@ -34,11 +39,16 @@ struct Cli {
 enum Suite {
     /// The switch: packet rate, scaling, TCP, round trip, `up`, memory
     L2(l2::Options),
+    /// The NAT gateway: packet rate, new flows, TCP, round trip, memory, expiry
+    Nat(nat::Options),
 }
 
 fn main() -> ExitCode {
-    let Suite::L2(options) = Cli::parse().suite;
-    match l2::run(&options) {
+    let done = match Cli::parse().suite {
+        Suite::L2(options) => l2::run(&options),
+        Suite::Nat(options) => nat::run(&options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

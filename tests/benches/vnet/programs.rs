@@ -1,17 +1,21 @@
 //! The benchmarks' own eBPF programs (vnet-ebpf/src/bench.rs): loading, filling, attaching.
 
-use std::cell::UnsafeCell;
+use std::{cell::UnsafeCell, ops::Range};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, MapData, PerCpuArray},
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues},
     programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions, Xdp, XdpMode},
+    util::nr_cpus,
 };
-use vnet_common::{FdbBucket, FdbKey, PortConf, PortKind, fdb::buckets_for};
+use vnet_common::{FdbBucket, FdbKey, FlowKey, Mac, PortConf, PortKind, fdb::buckets_for};
 use vnet_ebpf::{
     fdb::{self, Buckets},
-    traffic,
+    traffic::{
+        self,
+        nat::{self, Rewrite},
+    },
 };
 use xtask::netns;
 
@@ -28,25 +32,60 @@ const BATCH: u32 = 64;
 pub struct Programs {
     ebpf: Ebpf,
     fdb_size: u32,
+    generator: &'static str,
+}
+
+/// What a copy of the programs is made for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Purpose {
+    /// The interface that frames are sent out of.
+    pub target: u32,
+    /// Addresses that the switch's floor has room for.
+    pub fdb_size: u32,
+    /// Flows that the NAT gateway's floor has room for.
+    pub nat_flows: u32,
+    /// Whether the gateway's traffic is what comes in from outside.
+    pub incoming: bool,
+    /// The gateway's MAC address.
+    pub gateway: Mac,
 }
 
 impl Programs {
     /// Loads the maps for programs that send to the interface `target`, with room for `fdb_size`
     /// addresses.
     pub fn new(target: u32, fdb_size: u32) -> Result<Self> {
-        let buckets = buckets_for(fdb_size);
+        Self::made_for(&Purpose {
+            target,
+            fdb_size,
+            ..Purpose::default()
+        })
+    }
+
+    /// Loads the maps.
+    pub fn made_for(purpose: &Purpose) -> Result<Self> {
+        let buckets = buckets_for(purpose.fdb_size);
         let mask = buckets - 1;
+        let incoming = u32::from(purpose.incoming);
+        let [a, b, c, d, e, f] = purpose.gateway;
+        let gateway = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         let ebpf = EbpfLoader::new()
-            .override_global("TARGET", &target, true)
+            .override_global("TARGET", &purpose.target, true)
+            .override_global("INCOMING", &incoming, true)
+            .override_global("GATEWAY_MAC", &gateway, true)
             .override_global("MAX_PORTS", &MAX_PORTS, true)
             .override_global("FDB_MASK", &mask, true)
             .override_global("FDB_SEED", &SEED, true)
             .map_max_entries("FDB", buckets)
             .map_max_entries("PORTS", MAX_PORTS)
             .map_max_entries("PORT_COUNTERS", MAX_PORTS)
+            .map_max_entries("NAT_FLOWS", 2 * purpose.nat_flows.max(1))
             .load(OBJECT)
             .context("loading the benchmarks' maps")?;
-        Ok(Self { ebpf, fdb_size })
+        Ok(Self {
+            ebpf,
+            fdb_size: purpose.fdb_size,
+            generator: "",
+        })
     }
 
     fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
@@ -79,31 +118,44 @@ impl Programs {
         .with_context(|| format!("attaching {name} to the TC ingress of {interface}"))
     }
 
-    /// Loads the generator.
-    pub fn load_generator(&mut self) -> Result<()> {
-        self.xdp("generate")?
+    /// Loads the generator of this name.
+    pub fn load_generator(&mut self, name: &'static str) -> Result<()> {
+        self.generator = name;
+        self.xdp(name)?
             .load()
-            .context("loading the generator")
+            .with_context(|| format!("loading the generator {name}"))
     }
 
-    /// From now on the generator sends `flows` flows, the first one first.
+    /// From now on the generator sends `flows` flows, as often as one likes; it goes on with the
+    /// flow where it is.
     pub fn set_flows(&mut self, flows: u32) -> Result<()> {
         let map = self.ebpf.map_mut("FLOWS").context("no map FLOWS")?;
         let mut map: Array<&mut MapData, u32> = map.try_into()?;
         map.set(0, flows, 0).context("setting the number of flows")
     }
 
+    /// The generator's next frame is of the first flow.
+    pub fn rewind(&mut self) -> Result<()> {
+        let map = self.ebpf.map_mut("NEXT_FLOW").context("no map NEXT_FLOW")?;
+        let mut map: PerCpuArray<&mut MapData, u32> = map.try_into()?;
+        let zeros = vec![0; nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?];
+        let zeros = PerCpuValues::try_from(zeros).context("one value a CPU")?;
+        map.set(0, zeros, 0)
+            .context("beginning with the first flow")
+    }
+
     /// Sends about `frames` frames, in the calling thread and its network namespace; tells how many.
     pub fn generate(&mut self, frames: u32) -> Result<u64> {
         let frames = frames.div_ceil(BATCH) * BATCH;
         let frame = traffic::frame(0);
+        let name = self.generator;
         let options = TestRunOptions {
             data_in: Some(&frame),
             repeat: frames,
             attrs: aya::programs::TestRunAttrs::new().xdp_live_frames(BATCH),
             ..TestRunOptions::new()
         };
-        self.xdp("generate")?
+        self.xdp(name)?
             .test_run(options)
             .context("generating frames")?;
         Ok(u64::from(frames))
@@ -115,6 +167,38 @@ impl Programs {
         let map: PerCpuArray<&MapData, u64> = map.try_into()?;
         let seen = map.get(&0, 0).context("reading the sink's counter")?;
         Ok(seen.iter().sum())
+    }
+
+    /// Puts the flows from `flows` on into the NAT floor's table: what comes in for them goes to the
+    /// VM behind the interface `inside`, what goes out to the router behind `outside`.
+    pub fn fill_nat_floor(
+        &mut self,
+        flows: Range<u32>,
+        outside: Interface,
+        inside: Interface,
+    ) -> Result<()> {
+        let map = self.ebpf.map_mut("NAT_FLOWS").context("no map NAT_FLOWS")?;
+        let mut map: HashMap<&mut MapData, FlowKey, Entry> = map.try_into()?;
+        let rewrite = |to, from: Interface, addr, port: u16| {
+            Entry(Rewrite {
+                packets: 0,
+                bytes: 0,
+                macs: [to, from.mac],
+                ifindex: from.ifindex,
+                addr,
+                port: port.to_be_bytes(),
+                reserved: [0; 26],
+            })
+        };
+        for flow in flows {
+            let port = nat::port(flow);
+            let outgoing = rewrite(nat::ROUTER_MAC, outside, nat::EXTERNAL, port);
+            let incoming = rewrite(nat::VM_MAC, inside, nat::VM, port);
+            map.insert(nat::outgoing_key(flow), outgoing, 0)
+                .and_then(|()| map.insert(nat::incoming_key(flow), incoming, 0))
+                .context("filling the NAT floor's table")?;
+        }
+        Ok(())
     }
 
     /// Tells the floor's programs of the interfaces `from` and `to`, and that `flows` sources are
@@ -153,6 +237,23 @@ impl Programs {
         Ok(())
     }
 }
+
+/// An interface that frames leave by.
+#[derive(Clone, Copy, Debug)]
+pub struct Interface {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MAC address.
+    pub mac: Mac,
+}
+
+/// A value of the NAT floor's table.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Entry(Rewrite);
+
+// SAFETY: repr(C) without padding, and any bytes are one.
+unsafe impl Pod for Entry {}
 
 /// The FDB in our own memory, for one thread.
 struct Table(Vec<UnsafeCell<FdbBucket>>);

@@ -57,6 +57,8 @@ pub enum Bound {
     AtLeast(f64),
     /// Less than the bound.
     Below(f64),
+    /// The bound or less.
+    AtMost(f64),
 }
 
 /// What a value is hoped to be.
@@ -77,6 +79,7 @@ impl Aim {
         let reached = match bound {
             Bound::AtLeast(least) => value >= least,
             Bound::Below(most) => value < most,
+            Bound::AtMost(most) => value <= most,
         };
         Self {
             what: what.into(),
@@ -102,6 +105,7 @@ pub fn print_aims(aims: &[Aim]) {
             let bound = match aim.bound {
                 Bound::AtLeast(least) => format!("≥ {least}"),
                 Bound::Below(most) => format!("< {most}"),
+                Bound::AtMost(most) => format!("≤ {most}"),
             };
             let judged = if aim.reached {
                 "reached"

@@ -5,31 +5,23 @@ mod scaling;
 mod tcp;
 mod up;
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
-use xtask::paths;
 
 use crate::{
-    cpu,
     lane::Contestant,
     report::{self, Aim},
+    run::{self, Conditions, Timing},
     sandbox,
 };
 
 /// How to measure.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// How often each is measured
-    #[arg(long, default_value_t = 5)]
-    rounds: u32,
-    /// How long each time; TCP takes twice as long
-    #[arg(long, default_value_t = 1.0)]
-    seconds: f64,
-    /// The same as --rounds 3 --seconds 0.3: to see that it works
-    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
-    quick: bool,
+    #[command(flatten)]
+    timing: Timing,
     /// Numbers of flows: sources that send to one destination
     #[arg(long, value_delimiter = ',', default_value = "1,1000,50000")]
     flows: Vec<u32>,
@@ -56,11 +48,11 @@ enum Part {
 
 impl Options {
     fn rounds(&self) -> u32 {
-        if self.quick { 3 } else { self.rounds.max(1) }
+        self.timing.rounds()
     }
 
     fn time(&self) -> Duration {
-        Duration::from_secs_f64(if self.quick { 0.3 } else { self.seconds })
+        self.timing.time()
     }
 
     fn measures(&self, part: Part) -> bool {
@@ -71,10 +63,8 @@ impl Options {
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
 struct Results {
-    kernel: String,
-    cpus: usize,
-    rounds: u32,
-    seconds: f64,
+    #[serde(flatten)]
+    conditions: Conditions,
     rates: Option<rates::Rates>,
     scaling: Option<scaling::Scaling>,
     tcp: Option<tcp::Tcp>,
@@ -86,23 +76,13 @@ struct Results {
 pub fn run(options: &Options) -> Result<()> {
     sandbox::enter()?;
     let mut results = Results {
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
-            .context("reading the kernel's release")?
-            .trim()
-            .to_owned(),
-        cpus: cpu::allowed()?.len(),
-        rounds: options.rounds(),
-        seconds: options.time().as_secs_f64(),
+        conditions: Conditions::of(&options.timing)?,
         rates: None,
         scaling: None,
         tcp: None,
         up: None,
         aims: Vec::new(),
     };
-    println!(
-        "kernel {}, {} CPUs, {} rounds of {} s",
-        results.kernel, results.cpus, results.rounds, results.seconds
-    );
     if options.measures(Part::Rates) {
         let rates = rates::run(options)?;
         rates.print();
@@ -129,16 +109,5 @@ pub fn run(options: &Options) -> Result<()> {
     if !results.aims.is_empty() {
         report::print_aims(&results.aims);
     }
-    write(&results)
-}
-
-fn write(results: &Results) -> Result<()> {
-    let folder = paths::target_dir().join("bench");
-    let path = folder.join("l2.json");
-    let doing = || format!("writing {}", path.display());
-    fs::create_dir_all(&folder).with_context(doing)?;
-    let text = serde_json::to_string_pretty(results).with_context(doing)?;
-    fs::write(&path, text + "\n").with_context(doing)?;
-    println!("\n{}", path.display());
-    Ok(())
+    run::write("l2", &results)
 }

@@ -9,39 +9,12 @@ use serde::Serialize;
 use super::Options;
 use crate::{
     lane::{Contestant, Lane, Spec},
-    report::{Aim, Bound, number, percent, table},
-    statistics::Rounds,
+    rate::Rate,
+    report::{Aim, Bound, number, table},
 };
 
 /// Addresses in a default switch.
 const FDB_SIZE: u32 = 65536;
-
-/// What one contestant did.
-#[derive(Debug, Default, Serialize)]
-pub struct Rate {
-    pub mpps: Rounds,
-    /// The worst round's.
-    pub loss: f64,
-}
-
-impl Rate {
-    /// Measures a lane once more.
-    pub fn measure(&mut self, lane: &mut Lane, flows: u32, options: &Options) -> Result<()> {
-        let measured = lane.measure(flows, options.time())?;
-        self.mpps.push(measured.mpps());
-        self.loss = self.loss.max(measured.loss());
-        Ok(())
-    }
-
-    /// Rate, spread and loss as a table's cells.
-    pub fn cells(&self) -> Vec<String> {
-        vec![
-            number(Some(self.mpps.median()), 3),
-            percent(self.mpps.spread(), 1),
-            percent(self.loss, 3),
-        ]
-    }
-}
 
 /// All contestants with one number of flows.
 #[derive(Debug, Serialize)]
@@ -83,7 +56,7 @@ pub fn run(options: &Options) -> Result<Rates> {
         for _ in 0..options.rounds() {
             for (contestant, lane) in &mut lanes {
                 let rate = contestants.entry(*contestant).or_default();
-                rate.measure(lane, flows, options)?;
+                rate.push(lane.measure(flows, options.time())?);
             }
         }
         all.push(AtFlows { flows, contestants });

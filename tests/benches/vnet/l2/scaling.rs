@@ -3,9 +3,10 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{Options, rates::Rate};
+use super::Options;
 use crate::{
     lane::{Contestant, Lane, Spec},
+    rate::Rate,
     report::{number, table},
     statistics::Rounds,
 };
@@ -81,7 +82,7 @@ fn series(
     }
     for _ in 0..options.rounds() {
         for (point, lane, flows) in &mut lanes {
-            point.rate.measure(lane, *flows, options)?;
+            point.rate.push(lane.measure(*flows, options.time())?);
         }
     }
     Ok(lanes.into_iter().map(|(point, ..)| point).collect())

@@ -8,13 +8,7 @@
 //!
 //! The VMs are network namespaces behind veths whose offloads are as the kernel made them.
 
-use std::{
-    collections::BTreeMap,
-    os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -23,6 +17,7 @@ use xtask::{netns::Netns, process::output};
 use super::Options;
 use crate::{
     cpu,
+    iperf::{self, Sender, Server},
     lane::{Contestant, ifindex, namespace, veth},
     programs::Programs,
     report::{Aim, Bound, number, percent, table},
@@ -215,20 +210,12 @@ impl Setup {
 
     /// Gb/s over one connection.
     fn throughput(&self, path: Path, time: Duration) -> Result<f64> {
-        let mut client = self.vm_a.command("iperf3")?;
-        let seconds = time.as_secs_f64().ceil();
-        client.args(["-J", "-t", &seconds.to_string()]);
-        match path {
-            Path::VmToVm => client.args(["-c", VM_B]),
-            Path::VmToHost => client.args(["-c", HOST]),
-            Path::HostToVm => client.args(["-c", HOST, "-R"]),
+        let (server, sender) = match path {
+            Path::VmToVm => (VM_B, Sender::Client),
+            Path::VmToHost => (HOST, Sender::Client),
+            Path::HostToVm => (HOST, Sender::Server),
         };
-        stay_on(&mut client, self.cpus.first());
-        end_with_us(&mut client);
-        let report: serde_json::Value =
-            serde_json::from_str(&output(&mut client)?).context("reading iperf3's report")?;
-        let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
-        Ok(rate.context("iperf3's report names no rate")? / 1e9)
+        iperf::gigabits(&self.vm_a, &self.cpus, server, sender, time)
     }
 
     /// The median round trip of pings without load, in µs.
@@ -236,8 +223,8 @@ impl Setup {
         let to = if path == Path::VmToVm { VM_B } else { HOST };
         let mut ping = self.vm_a.command("ping")?;
         ping.args(["-n", "-i", "0.002", "-c", "500", to]);
-        stay_on(&mut ping, self.cpus.first());
-        end_with_us(&mut ping);
+        iperf::stay_on(&mut ping, self.cpus.first());
+        iperf::end_with_us(&mut ping);
         // `64 bytes from 192.0.2.2: icmp_seq=1 ttl=64 time=0.031 ms`
         let times: Vec<f64> = output(&mut ping)?
             .lines()
@@ -249,57 +236,4 @@ impl Setup {
         }
         Ok(median(&times) * 1000.0)
     }
-}
-
-/// An iperf3 server, ended with this value and with the benchmarks however they end.
-struct Server(Child);
-
-impl Server {
-    fn start(netns: &Netns, cpus: &[usize]) -> Result<Self> {
-        let mut command = netns.command("iperf3")?;
-        command
-            .arg("-s")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        stay_on(&mut command, cpus.last());
-        end_with_us(&mut command);
-        let server = Self(command.spawn().context("starting the iperf3 server")?);
-        for _ in 0..200 {
-            if !netns.sh("ss -Hltn 'sport = :5201'")?.is_empty() {
-                return Ok(server);
-            }
-            thread::sleep(Duration::from_millis(25));
-        }
-        bail!("the iperf3 server does not listen");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It has ended already, or it does now.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Lets a program run on one CPU.
-fn stay_on(command: &mut Command, cpu: Option<&usize>) {
-    if let Some(&cpu) = cpu {
-        // SAFETY: between fork and exec the closure makes system calls and allocates nothing.
-        unsafe { command.pre_exec(move || cpu::stay_on(cpu)) };
-    }
-}
-
-/// Lets the kernel end a program when the thread that starts it ends.
-fn end_with_us(command: &mut Command) {
-    let ask = || {
-        // SAFETY: takes numbers.
-        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
-    unsafe { command.pre_exec(ask) };
 }

@@ -1,14 +1,12 @@
 //! How long `up` takes, and how much memory a switch has.
 
-use std::{fs, os::fd::AsFd as _, os::fd::AsRawFd as _, path::Path};
-
-use anyhow::{Context, Result};
-use aya::maps::MapInfo;
+use anyhow::Result;
 use serde::Serialize;
 
 use super::Options;
 use crate::{
     lane::{more_ports, namespace},
+    pins,
     report::{Aim, Bound, number, percent, table},
     statistics::Rounds,
     vnet_user::VnetUser,
@@ -35,7 +33,10 @@ pub fn run(options: &Options) -> Result<Up> {
     let mut map_bytes = 0;
     for _ in 0..options.rounds() {
         seconds.push(switch.run("up")?.as_secs_f64());
-        map_bytes = memory(switch.switch())?;
+        map_bytes = pins::maps(switch.switch())?
+            .iter()
+            .map(|map| map.bytes)
+            .sum();
         switch.run("down")?;
     }
     Ok(Up {
@@ -43,30 +44,6 @@ pub fn run(options: &Options) -> Result<Up> {
         seconds,
         map_bytes,
     })
-}
-
-/// The sum of what the kernel accounts for the maps that a switch has pinned.
-fn memory(switch: &str) -> Result<u64> {
-    let mut sum = 0;
-    for version in entries(&Path::new("/sys/fs/bpf/vnet").join(switch))? {
-        for pin in entries(&version)?.iter().filter(|pin| !pin.is_dir()) {
-            let doing = || format!("reading the memory of {}", pin.display());
-            let map = MapInfo::from_pin(pin).with_context(doing)?;
-            let map = map.fd().with_context(doing)?;
-            let number = map.as_fd().as_raw_fd();
-            let facts = fs::read_to_string(format!("/proc/self/fdinfo/{number}"));
-            let facts = facts.with_context(doing)?;
-            let bytes = facts.lines().find_map(|line| line.strip_prefix("memlock:"));
-            let bytes = bytes.with_context(doing)?.trim();
-            sum += bytes.parse::<u64>().with_context(doing)?;
-        }
-    }
-    Ok(sum)
-}
-
-fn entries(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
-    let list = fs::read_dir(folder).and_then(|list| list.map(|e| Ok(e?.path())).collect());
-    list.with_context(|| format!("listing {}", folder.display()))
 }
 
 impl Up {
