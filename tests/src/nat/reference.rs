@@ -7,12 +7,20 @@ use crate::host::Host;
 
 /// Forwarding, and chains without rules.
 pub(super) fn begin(host: &Host) {
-    host.sh("echo 1 >/proc/sys/net/ipv4/ip_forward
-         echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
-         nft 'add table inet nat
-              add chain inet nat pre { type nat hook prerouting priority dstnat; }
-              add chain inet nat out { type nat hook output priority -100; }
-              add chain inet nat post { type nat hook postrouting priority srcnat; }'");
+    for line in [
+        "echo 1 >/proc/sys/net/ipv4/ip_forward",
+        "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding",
+        "echo 0 >/proc/sys/net/ipv4/conf/all/send_redirects",
+        "echo 0 >/proc/sys/net/ipv4/conf/default/send_redirects",
+        "nft add table inet nat",
+        "nft 'add chain inet nat pre { type nat hook prerouting priority dstnat; }'",
+        "nft 'add chain inet nat out { type nat hook output priority -100; }'",
+        "nft 'add chain inet nat post { type nat hook postrouting priority srcnat; }'",
+        "nft 'add chain inet nat guard { type filter hook forward priority filter; }'",
+        "nft 'add rule inet nat guard iifname up0 ct state new ct status ! dnat drop'",
+    ] {
+        host.sh(line);
+    }
 }
 
 /// A bridge of that name with the gateway's addresses.
@@ -106,7 +114,9 @@ fn own(host: &Host, first: IpAddr, last: IpAddr) {
         (IpAddr::V6(first), IpAddr::V6(last)) => {
             for address in u128::from(first)..=u128::from(last) {
                 let address = std::net::Ipv6Addr::from(address);
-                host.ip(&format!("addr replace {address}/128 dev up0 nodad"));
+                host.ip(&format!(
+                    "addr replace {address}/128 dev up0 nodad preferred_lft 0"
+                ));
             }
         }
         _ => panic!("{first} and {last} are of two families"),

@@ -5,9 +5,11 @@
 //! VNET_TESTS_NAT=nft in the environment the kernel's own NAT stands in for vnet; tests that use no
 //! command of vnet's but `nat add` can pass then too.
 
+mod errors;
 mod flows;
 mod forward;
 mod masquerade;
+mod pool;
 mod reach;
 mod static_rule;
 
