@@ -11,6 +11,7 @@
 
 mod check;
 mod connection;
+pub mod craft;
 mod errors;
 mod lab;
 mod packet;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::Ip;
 
 /// The one's complement sum of `parts`, each padded to whole words (RFC 1071).
-fn sum(parts: &[&[u8]]) -> u16 {
+pub(super) fn sum(parts: &[&[u8]]) -> u16 {
     let mut total = 0u32;
     for part in parts {
         for word in part.chunks(2) {
@@ -24,23 +24,30 @@ pub fn header_sum(header: &[u8]) -> u16 {
     sum(&[header])
 }
 
+/// What checksums of TCP, UDP and ICMPv6 cover besides the message (RFC 8200, 8.1; for IPv4 it sums
+/// up to the same); `None` for addresses of two families.
+pub(super) fn pseudo_header(src: IpAddr, dst: IpAddr, proto: u8, length: usize) -> Option<Vec<u8>> {
+    let mut header = match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => [src.octets(), dst.octets()].concat(),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => [src.octets(), dst.octets()].concat(),
+        _ => return None,
+    };
+    header.extend((length as u32).to_be_bytes());
+    header.extend([0, 0, 0, proto]);
+    Some(header)
+}
+
 /// Whether the checksum of a whole TCP, UDP or ICMP message is right; UDP over IPv4 may have none.
 #[must_use]
 pub fn transport_sum_is_right(ip: &Ip<'_>) -> bool {
-    let (src, dst) = match (ip.src, ip.dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => (src.octets().to_vec(), dst.octets().to_vec()),
-        (IpAddr::V6(src), IpAddr::V6(dst)) => (src.octets().to_vec(), dst.octets().to_vec()),
-        _ => return false,
-    };
     if ip.proto == 1 {
         return sum(&[ip.payload]) == 0xffff;
     }
     if ip.proto == 17 && ip.src.is_ipv4() && ip.payload.get(6..8) == Some(&[0, 0]) {
         return true;
     }
-    let length = (ip.payload.len() as u32).to_be_bytes();
-    let pseudo = [&src[..], &dst, &length, &[0, 0, 0, ip.proto]].concat();
-    sum(&[&pseudo, ip.payload]) == 0xffff
+    pseudo_header(ip.src, ip.dst, ip.proto, ip.payload.len())
+        .is_some_and(|pseudo| sum(&[&pseudo, ip.payload]) == 0xffff)
 }
 
 #[cfg(test)]

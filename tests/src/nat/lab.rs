@@ -1,7 +1,7 @@
 //! A host with a NATed network, its VMs, and the outside.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     ops::Deref,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -11,12 +11,12 @@ use xtask::netns::Netns;
 
 use super::{
     Both, FAR, FlowRow, GATEWAY, LAN, Network, PHYS, PHYS_TWO, ROUTER, RuleRow, Sniffer, UPLINK,
-    reference, rows::array_of,
+    craft, reference,
 };
 use crate::{
     host::{Host, Station},
     traffic::reaches,
-    wait,
+    wire::{Heard, PacketSocket, Wire as _},
 };
 
 /// Who translates.
@@ -237,23 +237,21 @@ impl Lab {
     #[must_use]
     #[track_caller]
     pub fn flows(&self, filter: &str) -> Vec<FlowRow> {
-        let json = self.host.vnet(&format!("-j flow list {filter}")).json();
-        array_of(&json).into_iter().map(FlowRow).collect()
+        let rows = self.host.rows(&format!("flow list {filter}"), "flows");
+        rows.into_iter().map(FlowRow).collect()
     }
 
-    /// The flow of a connection from `client`, as soon as `flow list` has exactly one.
+    /// The connection that `source` began, of this protocol.
     ///
     /// # Panics
-    /// When there is none, or there are several.
+    /// When there is none in the list, or there are several.
     #[must_use]
     #[track_caller]
-    pub fn flow_of(&self, client: std::net::SocketAddr) -> FlowRow {
-        let mut rows = wait::value("the connection is listed", || {
-            let mut rows = self.flows("");
-            rows.retain(|row| row.has(client));
-            (!rows.is_empty()).then_some(rows)
-        });
-        assert_eq!(rows.len(), 1, "one connection of {client}: {rows:?}");
+    pub fn flow_of(&self, proto: &str, source: SocketAddr) -> FlowRow {
+        let mut rows = self.flows("");
+        let all = format!("{rows:?}");
+        rows.retain(|row| row.proto() == proto && row.source() == source);
+        assert_eq!(rows.len(), 1, "{proto} from {source}: {all}");
         rows.remove(0)
     }
 
@@ -261,8 +259,8 @@ impl Lab {
     #[must_use]
     #[track_caller]
     pub fn rules(&self) -> Vec<RuleRow> {
-        let json = self.host.vnet("-j nat list").json();
-        array_of(&json).into_iter().map(RuleRow).collect()
+        let rows = self.host.rows("nat list", "nat");
+        rows.into_iter().map(RuleRow).collect()
     }
 
     /// The MAC address that a VM has for its gateway.
@@ -277,6 +275,20 @@ impl Lab {
         words.find(|word| *word == "lladdr");
         mac_of(words.next().unwrap_or_default())
             .unwrap_or_else(|| panic!("no MAC address of the gateway in {text:?}"))
+    }
+
+    /// Sends an IP packet from a VM to its gateway, byte for byte.
+    #[track_caller]
+    pub fn send_from_vm(&self, vm: &Vm, packet: &[u8]) {
+        let frame = craft::frame(self.gateway_mac(vm), vm.mac().0, packet);
+        PacketSocket::open(vm.netns(), Station::NIC, Heard::Delivered).send_bytes(&frame);
+    }
+
+    /// Sends an IP packet from the physical host to the uplink, byte for byte.
+    #[track_caller]
+    pub fn send_from_outside(&self, packet: &[u8]) {
+        let frame = craft::frame(self.uplink_mac(), self.phys.mac().0, packet);
+        PacketSocket::open(self.phys.netns(), Station::NIC, Heard::Delivered).send_bytes(&frame);
     }
 
     /// The uplink's MAC address.

@@ -4,88 +4,82 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 
-/// The array in a listing's JSON.
-#[track_caller]
-pub(super) fn array_of(json: &Value) -> Vec<Value> {
-    assert_eq!(json["schema"], 1, "{json}");
-    let mut arrays = json.as_object().into_iter().flatten();
-    match arrays.find_map(|(_, value)| value.as_array()) {
-        Some(rows) => rows.clone(),
-        None => panic!("no array in {json}"),
-    }
-}
-
 /// A row of `flow list`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlowRow(pub Value);
 
 impl FlowRow {
-    /// Whether the row has this address and port, side by side or in one text.
+    /// Who began, as it is inside, or outside for what came in.
     #[must_use]
-    pub fn has(&self, at: SocketAddr) -> bool {
-        let mut leaves = Vec::new();
-        collect(&self.0, &mut leaves);
-        let (address, port) = (at.ip().to_string(), u64::from(at.port()));
-        leaves
-            .iter()
-            .any(|leaf| leaf.as_str() == Some(&at.to_string()))
-            || leaves.iter().any(|leaf| leaf.as_str() == Some(&address))
-                && leaves.iter().any(|leaf| leaf.as_u64() == Some(port))
+    #[track_caller]
+    pub fn source(&self) -> SocketAddr {
+        self.end("src", "sport")
     }
 
-    /// Whether the row has this address anywhere.
+    /// Whom it was for, before anything was translated.
     #[must_use]
-    pub fn has_address(&self, address: IpAddr) -> bool {
-        let mut leaves = Vec::new();
-        collect(&self.0, &mut leaves);
-        let is_it = |text: &str| {
-            text.parse::<IpAddr>() == Ok(address)
-                || text
-                    .parse::<SocketAddr>()
-                    .is_ok_and(|there| there.ip() == address)
-        };
-        leaves.iter().any(|leaf| leaf.as_str().is_some_and(is_it))
+    #[track_caller]
+    pub fn destination(&self) -> SocketAddr {
+        self.end("dst", "dport")
+    }
+
+    /// What the source became.
+    #[must_use]
+    #[track_caller]
+    pub fn as_source(&self) -> SocketAddr {
+        self.end("nat_src", "nat_sport")
+    }
+
+    /// What the destination became.
+    #[must_use]
+    #[track_caller]
+    pub fn as_destination(&self) -> SocketAddr {
+        self.end("nat_dst", "nat_dport")
     }
 
     /// `established` and the like.
     #[must_use]
     #[track_caller]
     pub fn state(&self) -> &str {
-        self.text("state")
+        text(&self.0, "state")
     }
 
     /// `tcp` and the like.
     #[must_use]
     #[track_caller]
     pub fn proto(&self) -> &str {
-        self.text("proto")
+        text(&self.0, "proto")
+    }
+
+    /// The VM's port.
+    #[must_use]
+    #[track_caller]
+    pub fn vm(&self) -> &str {
+        text(&self.0, "vm")
     }
 
     /// The id of the rule that made it.
     #[must_use]
     #[track_caller]
     pub fn rule(&self) -> u64 {
-        self.number("rule")
+        number(&self.0, "rule")
     }
 
     /// Seconds that it lives if nothing more comes.
     #[must_use]
     #[track_caller]
     pub fn timeout_s(&self) -> u64 {
-        self.number("timeout_s")
+        number(&self.0, "timeout_s")
     }
 
     #[track_caller]
-    fn text(&self, key: &str) -> &str {
-        match self.0[key].as_str() {
-            Some(text) => text,
-            None => panic!("no text {key} in {}", self.0),
-        }
-    }
-
-    #[track_caller]
-    fn number(&self, key: &str) -> u64 {
-        number(&self.0, key)
+    fn end(&self, address: &str, port: &str) -> SocketAddr {
+        let address: IpAddr = match text(&self.0, address).parse() {
+            Ok(address) => address,
+            Err(error) => panic!("{address}: {error} in {}", self.0),
+        };
+        let port = number(&self.0, port);
+        SocketAddr::new(address, port.try_into().expect("it is a port"))
     }
 }
 
@@ -118,11 +112,23 @@ impl RuleRow {
     /// External ports that are taken.
     #[must_use]
     #[track_caller]
-    pub fn ports(&self) -> u64 {
-        let row = &self.0;
-        row["ports_used"]
-            .as_u64()
-            .unwrap_or_else(|| number(row, "ports"))
+    pub fn ports_used(&self) -> u64 {
+        number(&self.0, "ports_used")
+    }
+
+    /// Connections refused because no external port was free.
+    #[must_use]
+    #[track_caller]
+    pub fn exhausted(&self) -> u64 {
+        number(&self.0, "exhausted")
+    }
+}
+
+#[track_caller]
+fn text<'a>(row: &'a Value, key: &str) -> &'a str {
+    match row[key].as_str() {
+        Some(text) => text,
+        None => panic!("no text {key} in {row}"),
     }
 }
 
@@ -131,37 +137,5 @@ fn number(row: &Value, key: &str) -> u64 {
     match row[key].as_u64() {
         Some(number) => number,
         None => panic!("no number {key} in {row}"),
-    }
-}
-
-fn collect<'a>(value: &'a Value, leaves: &mut Vec<&'a Value>) {
-    match value {
-        Value::Array(values) => values.iter().for_each(|value| collect(value, leaves)),
-        Value::Object(fields) => fields.values().for_each(|value| collect(value, leaves)),
-        leaf => leaves.push(leaf),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn addresses_are_found_together_and_apart() {
-        let client = "10.0.0.11:4000".parse().unwrap();
-        for row in [
-            json!({"src": "10.0.0.11", "sport": 4000}),
-            json!({"src": "10.0.0.11:4000"}),
-            json!({"inside": {"address": "10.0.0.11", "port": 4000}}),
-        ] {
-            let row = FlowRow(row);
-            assert!(row.has(client), "{row:?}");
-            assert!(row.has_address(client.ip()), "{row:?}");
-        }
-        let other = FlowRow(json!({"src": "10.0.0.1", "sport": 4000, "note": "10.0.0.111"}));
-        assert!(!other.has(client));
-        assert!(!other.has_address(client.ip()));
     }
 }

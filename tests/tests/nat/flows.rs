@@ -30,10 +30,11 @@ fn flow_list_shows_connections() {
             ("udp", "two-way", datagrams),
         ] {
             let own = at(vm.address.like(address), seen.client.port());
-            let row = lab.flow_of(own);
-            assert_eq!((row.proto(), row.state()), (proto, state), "{row:?}");
-            assert!(row.has(seen.by_server), "the mapping is shown: {row:?}");
-            assert!(row.has(seen.server), "the remote end is shown: {row:?}");
+            let row = lab.flow_of(proto, own);
+            assert_eq!((row.state(), row.vm()), (state, "vm11"), "{row:?}");
+            assert_eq!(row.as_source(), seen.by_server, "{row:?}");
+            assert_eq!(row.destination(), seen.server, "{row:?}");
+            assert_eq!(row.as_destination(), seen.server, "{row:?}");
             assert_eq!(row.rule(), rule, "{row:?}");
         }
     }
@@ -69,7 +70,7 @@ fn flow_list_filters() {
         ("--proto udp --vm vm11".into(), [false, true, false]),
     ] {
         let rows = lab.flows(&filter);
-        let got = ends.map(|end| rows.iter().any(|row| row.has(end)));
+        let got = ends.map(|end| rows.iter().any(|row| row.source() == end));
         assert_eq!(got, wanted, "`flow list {filter}`: {rows:?}");
     }
 }
@@ -86,7 +87,7 @@ fn flow_flush_ends_connections_of_one_vm() {
     gone.exchange(1000, 1000);
     stays.exchange(1000, 1000);
     lab.host.vnet("flow flush --vm vm11");
-    assert!(!lab.flows("").iter().any(|row| row.has(gone.seen.client)));
+    assert!(lab.flows("--vm vm11").is_empty());
     // The server speaks first: nothing of the VM may begin the flow anew.
     gone.server
         .set_write_timeout(Some(Duration::from_millis(300)))
@@ -117,13 +118,13 @@ fn nat_list_counts_hits_flows_and_ports() {
     };
     assert_eq!(now.hits(), before[0].hits() + 5, "{now:?}");
     assert_eq!(now.flows(), before[0].flows() + 5, "{now:?}");
-    assert_eq!(now.ports(), before[0].ports() + 5, "{now:?}");
+    assert_eq!(now.ports_used(), before[0].ports_used() + 5, "{now:?}");
     drop(datagrams);
     lab.host.vnet("flow flush");
     wait::until("flows and ports are given back", || {
         lab.rules()
             .iter()
-            .all(|rule| (rule.flows(), rule.ports()) == (0, 0))
+            .all(|rule| (rule.flows(), rule.ports_used()) == (0, 0))
     });
     assert!(lab.rules()[0].hits() >= before[0].hits() + 5);
 }
@@ -232,7 +233,7 @@ fn flow_survives_up() {
     });
     for connection in &mut connections {
         connection.exchange(1 << 20, 1 << 20);
-        let row = lab.flow_of(connection.seen.client);
+        let row = lab.flow_of("tcp", connection.seen.client);
         assert_eq!(row.state(), "established");
     }
 }
@@ -256,7 +257,7 @@ fn flow_survives_changes_of_other_rules() {
     }
     lab.host.vnet("network add green");
     tcp.exchange(100_000, 100_000);
-    assert_eq!(lab.flow_of(tcp.seen.client).rule(), id);
+    assert_eq!(lab.flow_of("tcp", tcp.seen.client).rule(), id);
 }
 
 /// Says that it is over, however the scope is left.

@@ -5,9 +5,13 @@
 //! VNET_TESTS_NAT=nft in the environment the kernel's own NAT stands in for vnet; tests that use no
 //! command of vnet's but `nat add` can pass then too.
 
+mod behaviour;
 mod errors;
 mod flows;
 mod forward;
+mod fragments;
+mod host_services;
+mod leaks;
 mod masquerade;
 mod pool;
 mod reach;
