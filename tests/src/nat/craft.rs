@@ -115,7 +115,7 @@ pub fn tcp_segment(
     let mut segment = [src.port().to_be_bytes(), dst.port().to_be_bytes()].concat();
     segment.extend(seq.to_be_bytes());
     segment.extend(ack.to_be_bytes());
-    segment.extend([((20 + options.len()) / 4 << 4) as u8, flags]);
+    segment.extend([((20 + options.len()) << 2) as u8, flags]);
     segment.extend([0xff, 0xff, 0, 0, 0, 0]);
     segment.extend(options);
     segment.extend(content);
