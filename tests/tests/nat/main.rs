@@ -6,16 +6,20 @@
 //! command of vnet's but `nat add` can pass then too.
 
 mod behaviour;
+mod differential;
 mod errors;
 mod flows;
 mod forward;
 mod fragments;
 mod host_services;
 mod leaks;
+mod limits;
 mod masquerade;
 mod pool;
 mod reach;
+mod states;
 mod static_rule;
+mod stun_client;
 
 use std::net::{IpAddr, SocketAddr};
 
