@@ -191,14 +191,7 @@ impl Lab {
         vm.ip(&format!("addr add {v6}/64 dev eth0 nodad"));
         vm.ip(&format!("route add default via {}", gateway.v4));
         vm.ip(&format!("route add default via {} dev eth0", gateway.v6));
-        match self.lane {
-            Lane::Vnet => {
-                let port = vm.port();
-                self.host
-                    .vnet(&format!("port add {port} --network {}", network.name));
-            }
-            Lane::Reference => reference::port(&self.host, vm.port(), network),
-        }
+        self.port(vm.port(), network);
         for address in gateway.both() {
             assert!(
                 reaches(vm.netns(), address),
@@ -207,6 +200,19 @@ impl Lab {
             );
         }
         vm
+    }
+
+    /// Makes an interface of the host a port on a network.
+    #[track_caller]
+    pub fn port(&self, port: &str, network: Network) {
+        match self.lane {
+            Lane::Vnet => {
+                let network = network.name;
+                self.host
+                    .vnet(&format!("port add {port} --network {network}"));
+            }
+            Lane::Reference => reference::port(&self.host, port, network),
+        }
     }
 
     /// Lets a source be seen outside that is not the uplink's own address.

@@ -42,6 +42,11 @@ impl Out {
         } else {
             header[7] = 0;
             header[8..40].fill(0);
+            if ip.more || ip.offset != 0 {
+                // The identification of the fragments, at the end of their header.
+                let end = header.len();
+                header[end - 4..].fill(0);
+            }
         }
         let mut message = ip.payload.to_vec();
         if ip.offset == 0 {
