@@ -174,6 +174,26 @@ impl Host {
         station
     }
 
+    /// Like [`Self::station`], without IP addresses.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn bare_station(&self, port: &str, number: u8) -> Arc<Station> {
+        let netns = format!("{}{port}", self.prefix);
+        let station = Arc::new(Station::create_bare(&self.netns, &netns, port, number));
+        lock(&self.stations).push(Arc::clone(&station));
+        station
+    }
+
+    /// A machine that has no cable to the host.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn remote(&self, name: &str) -> Netns {
+        Netns::create(format!("{}{name}", self.prefix)).unwrap()
+    }
+
     /// Gives the switch device an address, and gives it.
     ///
     /// # Panics

@@ -11,7 +11,8 @@
 //! [`invariants`], for property tests and fuzzers.
 //!
 //! End-to-end tests drive the real command: a [`host::Host`] is a network namespace with a switch,
-//! [`wire`] and [`traffic`] are what goes through it.
+//! [`wire`] and [`traffic`] are what goes through it. [`nat`] is what tests of address translation
+//! have besides: machines outside, eyes on the wire, and the kernel's own NAT to compare with.
 
 pub mod fixture;
 pub mod fixtures;
@@ -22,6 +23,7 @@ pub mod invariants;
 pub mod kernel;
 pub mod ledger;
 pub mod machine;
+pub mod nat;
 pub mod runner;
 pub mod setup;
 pub mod switch;

@@ -221,16 +221,17 @@ fn udp_pair(from: &Netns, to: &Netns, address: IpAddr) -> Result<(UdpSocket, Udp
     Ok((client, server))
 }
 
-const CHUNK: usize = 1 << 16;
+/// Bytes in one piece of a [`Pattern`].
+pub(crate) const CHUNK: usize = 1 << 16;
 
 /// Content that differs from chunk to chunk and from place to place, the same at both ends.
-struct Pattern {
+pub(crate) struct Pattern {
     template: Vec<u8>,
     chunk: Vec<u8>,
 }
 
 impl Pattern {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut word = 0x9e37_79b9_7f4a_7c15u64;
         let template = std::iter::repeat_with(|| {
             // xorshift64 (Marsaglia 2003).
@@ -248,7 +249,8 @@ impl Pattern {
         }
     }
 
-    fn chunk(&mut self, number: u64) -> &[u8] {
+    /// Piece `number`.
+    pub(crate) fn chunk(&mut self, number: u64) -> &[u8] {
         let turn = (number as usize).wrapping_mul(7919) % CHUNK;
         let (head, tail) = self.template.split_at(turn);
         self.chunk[..tail.len()].copy_from_slice(tail);

@@ -20,6 +20,16 @@ impl Station {
     /// # Panics
     /// When something cannot be made.
     pub(super) fn create(host: &Netns, netns: &str, port: &str, number: u8) -> Self {
+        let station = Self::create_bare(host, netns, port, number);
+        station.addresses().put(&station.netns, Self::NIC);
+        station
+    }
+
+    /// One without IP addresses.
+    ///
+    /// # Panics
+    /// When something cannot be made.
+    pub(super) fn create_bare(host: &Netns, netns: &str, port: &str, number: u8) -> Self {
         let netns = Netns::create(netns).unwrap();
         let nic = Self::NIC;
         let inside = netns.name();
@@ -34,7 +44,6 @@ impl Station {
             netns,
         };
         station.ip(&format!("link set {nic} address {} up", station.mac()));
-        station.addresses().put(&station.netns, nic);
         station
     }
 
@@ -56,7 +65,7 @@ impl Station {
         Mac::of(self.number)
     }
 
-    /// Its IP addresses.
+    /// Its IP addresses, unless it was made without.
     #[must_use]
     pub fn addresses(&self) -> Addresses {
         Addresses::new(self.number)

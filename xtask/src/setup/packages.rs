@@ -11,6 +11,7 @@ pub(super) const NAME: &str = "programs";
 /// A package and the program we call from it. A program that is there counts, wherever it is from.
 const NEEDED: &[(&str, &str)] = &[
     ("bpftool", "bpftool"),
+    ("coturn", "turnserver"),
     ("curl", "curl"),
     ("dnsmasq-base", "dnsmasq"),
     ("ethtool", "ethtool"),
@@ -19,6 +20,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("iputils-ping", "ping"),
     ("nftables", "nft"),
     ("qemu-system-x86", "qemu-system-x86_64"),
+    ("stun-client", "stun"),
     ("tcpdump", "tcpdump"),
 ];
 

@@ -1,0 +1,126 @@
+//! Sockets inside namespaces, opened by threads of ours.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use socket2::{Domain, Protocol, Socket, Type};
+use xtask::netns::{self, Netns};
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(4);
+
+/// How long a connection may take; a lost SYN is sent again after a second and three.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The address that stands for any, of the same family.
+#[must_use]
+pub fn any(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// A UDP socket, bound; port 0 lets the kernel choose.
+///
+/// # Panics
+/// When it cannot be bound.
+#[must_use]
+#[track_caller]
+pub fn udp(netns: &Netns, address: IpAddr, port: u16) -> UdpSocket {
+    let socket = netns::inside(netns.name(), || Ok(UdpSocket::bind((address, port))?))
+        .with_context(|| format!("binding UDP {address} port {port} in {}", netns.name()))
+        .unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.set_write_timeout(Some(LIMIT)).unwrap();
+    socket
+}
+
+/// A TCP listener; port 0 lets the kernel choose. What it accepts does not wait.
+///
+/// # Panics
+/// When it cannot be bound.
+#[must_use]
+#[track_caller]
+pub fn tcp_listener(netns: &Netns, address: IpAddr, port: u16) -> TcpListener {
+    let listener = netns::inside(netns.name(), || Ok(TcpListener::bind((address, port))?))
+        .with_context(|| format!("listening on {address} port {port} in {}", netns.name()))
+        .unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
+}
+
+/// A TCP connection from `port`; 0 lets the kernel choose.
+///
+/// # Errors
+/// Nobody answers, or somebody refuses.
+///
+/// # Panics
+/// When the port is taken.
+#[track_caller]
+pub fn tcp_connect(netns: &Netns, port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = netns::inside(netns.name(), || {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SocketAddr::new(any(to.ip()), port).into())?;
+        Ok(socket)
+    })
+    .unwrap();
+    socket.connect_timeout(&to.into(), CONNECT_LIMIT)?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    Ok(stream)
+}
+
+/// A raw socket of `proto`; what it receives begins with the IP header when that is IPv4's.
+///
+/// # Panics
+/// When it cannot be opened.
+#[must_use]
+#[track_caller]
+pub fn raw(netns: &Netns, like: IpAddr, proto: u8) -> Socket {
+    let domain = if like.is_ipv4() {
+        Domain::IPV4
+    } else {
+        Domain::IPV6
+    };
+    let socket = netns::inside(netns.name(), || {
+        let protocol = Protocol::from(i32::from(proto));
+        Ok(Socket::new(domain, Type::RAW, Some(protocol))?)
+    })
+    .unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket
+}
+
+/// Has datagrams of this socket go in one piece or not at all, so that the path's MTU is found.
+///
+/// # Panics
+/// When the kernel refuses.
+pub fn dont_fragment(socket: &UdpSocket) {
+    let (level, option) = match socket.local_addr().unwrap() {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+    };
+    set_int(socket, level, option, libc::IP_PMTUDISC_DO);
+}
+
+pub(super) fn set_int(socket: &UdpSocket, level: i32, option: i32, value: libc::c_int) {
+    // SAFETY: the option is an int, and the pointer is to one that outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+}
