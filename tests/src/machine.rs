@@ -280,7 +280,7 @@ impl Machine {
             Action::Pass => Verdict::Pass,
             Action::Drop => Verdict::Drop,
             // XDP redirects out of devices only.
-            Action::Redirect(exit) => Verdict::Redirect(Sent {
+            Action::Redirect(exit) | Action::Neighbour(exit) => Verdict::Redirect(Sent {
                 ifindex: exit.ifindex,
                 to_stack: exit.to_stack,
                 tc_index: 0,

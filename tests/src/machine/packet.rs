@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use vnet_ebpf::{
+    flow::translate::{Change, WindowMut, edit},
     forward::{Action, Exit, Packet},
     frame::{ETH_LEN, TAG_LEN},
+    ip::Ip,
     meta::{TPID_8021AD, TPID_8021Q, Tag},
     window::{MAX_OFFSET, Window},
 };
@@ -49,7 +51,7 @@ impl<'a> Skb<'a> {
         let verdict = match action {
             Action::Pass => Verdict::Pass,
             Action::Drop => Verdict::Drop,
-            Action::Redirect(exit) => {
+            Action::Redirect(exit) | Action::Neighbour(exit) => {
                 self.mark(exit);
                 Verdict::Redirect(self.sent(exit, true))
             }
@@ -167,6 +169,10 @@ impl Packet for Skb<'_> {
         true
     }
 
+    fn translate(&mut self, ip: &Ip, change: &Change) -> bool {
+        edit(self, ip, change)
+    }
+
     fn send_copy(&mut self, exit: Exit) -> bool {
         self.mark(exit);
         let done = self.devices.get(&exit.ifindex).is_some_and(|(_, up)| *up);
@@ -213,7 +219,36 @@ impl Packet for Buffer {
         false
     }
 
+    fn translate(&mut self, ip: &Ip, change: &Change) -> bool {
+        edit(self, ip, change)
+    }
+
     fn send_copy(&mut self, _to: Exit) -> bool {
         false
+    }
+}
+
+fn bytes_mut<const N: usize>(bytes: &mut [u8], offset: usize) -> Option<&mut [u8; N]> {
+    if offset > MAX_OFFSET {
+        return None;
+    }
+    bytes.get_mut(offset..)?.first_chunk_mut()
+}
+
+impl WindowMut for Skb<'_> {
+    fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        bytes_mut(&mut self.bytes, offset)
+    }
+}
+
+impl Window for Buffer {
+    fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        self.bytes.as_slice().at(offset)
+    }
+}
+
+impl WindowMut for Buffer {
+    fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        bytes_mut(&mut self.bytes, offset)
     }
 }

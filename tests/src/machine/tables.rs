@@ -1,8 +1,8 @@
 //! What the pipeline looks at.
 
 use vnet_common::{
-    FdbEntry, FdbKey, Mac, MacDenyKey, Member, PortConf, PortKind, PortMacKey, PortSegmentKey,
-    PortTagKey, SEGMENTS, SegmentConf, SwitchConf,
+    Addr, FdbEntry, FdbKey, Mac, MacDenyKey, Member, PortConf, PortKind, PortMacKey,
+    PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, SwitchConf,
 };
 use vnet_ebpf::{
     fdb::{self, Home},
@@ -78,6 +78,10 @@ impl Tables for Machine {
             generation,
         };
         self.mac_allow.contains_key(&key)
+    }
+
+    fn guarded(&self, _generation: u32, _source: &Addr) -> Option<u16> {
+        None
     }
 
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry> {

@@ -466,6 +466,7 @@ fn span(net: &IpNet) -> (u128, u32) {
 
 fn key(kind: NatMatch, scope: u16, address: u128, port: u16) -> NatMatchKey {
     NatMatchKey {
+        reserved: [0; 2],
         generation: 0,
         kind: kind as u8,
         scope_be: scope.to_be_bytes(),
