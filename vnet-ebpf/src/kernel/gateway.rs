@@ -312,16 +312,23 @@ impl Gateway for Kernel {
     fn step<W: Window + ?Sized>(
         &self,
         step: Step,
-        _work: &mut Work,
+        work: &mut Work,
         _plan: &Plan,
         _window: &W,
     ) -> Outcome {
-        super::steps::call(step, self.ctx.cast())
+        // The step finds the same work in its map, which the compiler cannot know.
+        let work = core::hint::black_box(work);
+        let outcome = super::steps::call(step, self.ctx.cast());
+        core::hint::black_box(work);
+        outcome
     }
 
     #[inline(always)]
-    fn close(&self, _work: &mut Work) -> bool {
-        super::steps::close(self.ctx.is_null())
+    fn close(&self, work: &mut Work) -> bool {
+        let work = core::hint::black_box(work);
+        let closed = super::steps::close(self.ctx.is_null());
+        core::hint::black_box(work);
+        closed
     }
 
     #[inline(always)]
@@ -371,7 +378,9 @@ impl Gateway for Kernel {
     }
 
     #[inline(always)]
-    fn search_port(&self, _work: &mut Work, times: u32) {
+    fn search_port(&self, work: &mut Work, times: u32) {
+        // As in `step`.
+        let work = core::hint::black_box(work);
         let kernel = *self;
         // SAFETY: the callback takes what it is given here, and the context outlives the loop.
         unsafe {
@@ -382,6 +391,7 @@ impl Gateway for Kernel {
                 0,
             );
         }
+        core::hint::black_box(work);
     }
 
     #[inline(always)]
