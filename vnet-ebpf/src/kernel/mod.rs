@@ -4,6 +4,7 @@ pub mod ageing;
 pub mod control;
 pub mod flow;
 pub mod gateway;
+pub mod icmp;
 #[cfg(feature = "log")]
 pub mod log;
 pub mod maps;

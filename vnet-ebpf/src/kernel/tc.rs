@@ -126,7 +126,7 @@ impl Packet for Skb {
 
 /// Writes bytes. With `recompute` a checksum that the NIC made over the whole packet follows.
 #[inline(always)]
-fn store<const N: usize>(
+pub fn store<const N: usize>(
     skb: *mut __sk_buff,
     offset: usize,
     bytes: &[u8; N],
@@ -212,7 +212,7 @@ fn translate(skb: *mut __sk_buff, ip: &Ip, change: &Change) -> bool {
         let Some(old) = window.at::<12>(l3 + 8) else {
             return false;
         };
-        let tail = ipv4_tail(old, change);
+        let tail = ipv4_tail(old, &change.src, &change.dst, change.hop);
         store(skb, l3 + 8, &tail, false)
     };
     stored && store(skb, 0, &ethernet(change), false)
@@ -416,7 +416,7 @@ struct FloodStep {
 /// [`Action::Pass`] in the word that a subprogram returns.
 const PASS: u64 = 0;
 /// [`Action::Drop`] in the word that a subprogram returns.
-const DROP: u64 = 1;
+pub const DROP: u64 = 1;
 /// A bit of every redirect: no redirect is one of the two above.
 const REDIRECT: u64 = 1 << 63;
 /// The bit of an exit whose next hop the kernel is to find.
@@ -424,7 +424,7 @@ const NEIGHBOUR: u64 = 1 << 34;
 
 /// An action in one word, which a subprogram can return.
 #[inline(always)]
-const fn pack(action: Action) -> u64 {
+pub const fn pack(action: Action) -> u64 {
     let (exit, neighbour) = match action {
         Action::Pass => return PASS,
         Action::Drop => return DROP,

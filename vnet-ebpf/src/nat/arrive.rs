@@ -92,6 +92,11 @@ pub fn read<W: Window + ?Sized>(work: &mut Work, plan: &Plan, window: &W) -> Out
 fn begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
     work.generation = plan.generation;
     work.at = plan.stack_slot;
+    work.owner = plan.port.slot;
+    work.out_segment = 0;
+    work.source = [0; 16];
+    work.source_port = 0;
+    work.source_rule = 0;
     work.index = NO_FLOW;
     work.inside = gateway
         .port(plan.generation, plan.stack_slot)
