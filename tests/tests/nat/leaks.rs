@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vnet_tests::{
     nat::{BLUE, FAR, Lab, Lane, PHYS, UPLINK, Vm, craft, udp},
     traffic::is_cut_off,
+    wire::{Heard, PacketSocket, Wire as _},
 };
 
 use crate::at;
@@ -114,6 +115,40 @@ fn nothing_leaks(lab: &Lab, vm: &Vm) {
         let ip = packet.ip().expect("only IP is sent");
         assert!(UPLINK.both().contains(&ip.src), "{packet:02x?}");
     }
+}
+
+/// The kernel routes without translating: each of these tests would notice.
+#[test]
+fn leaks_are_noticed() {
+    let lab = Lab::in_lane(Lane::Reference);
+    let vm = lab.vm(11);
+    for address in PHYS.both() {
+        lab.wire.clear();
+        assert!(is_cut_off(vm.netns(), address), "there is no way back");
+        let own = vm.address.like(address).to_string();
+        let leaks = lab.leaks();
+        assert!(leaks.iter().any(|leak| leak.contains(&own)), "{leaks:?}");
+    }
+    // A speaker of ours stands for a frame that is passed on as it is.
+    let socket = PacketSocket::open(lab.host.netns(), "up0", Heard::Delivered);
+    let packet = craft::udp_packet(at(UPLINK.v4.into(), 9), at(PHYS.v4.into(), 9), MARK);
+    for (source, packet) in [
+        (vm.mac().0, packet.clone()),
+        ([2, 0, 0, 0, 0, 7], {
+            // An error about a packet that the VM sent.
+            let inner = craft::udp_packet(at(vm.address.v4.into(), 9), at(FAR.v4.into(), 9), MARK);
+            let rest = [&[0; 4][..], &inner].concat();
+            let (from, to) = (UPLINK.v4.into(), PHYS.v4.into());
+            craft::ip(from, to, 1, &craft::icmp_message(from, to, [11, 0], &rest))
+        }),
+    ] {
+        lab.wire.clear();
+        socket.send_bytes(&craft::frame(lab.phys.mac().0, source, &packet));
+        assert_eq!(lab.leaks().len(), 1);
+    }
+    lab.wire.clear();
+    socket.send_bytes(&craft::frame(lab.phys.mac().0, [2, 0, 0, 0, 0, 7], &packet));
+    lab.assert_no_leaks();
 }
 
 /// Options may be passed on or not; what is passed on is translated.
