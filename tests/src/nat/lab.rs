@@ -144,6 +144,8 @@ impl Lab {
         settings: &[&str],
     ) -> Self {
         let far = host.remote("far");
+        use_at_once(host.netns(), &device);
+        use_at_once(phys.netns(), Station::NIC);
         host.ip(&format!("addr add {}/24 dev {device}", UPLINK.v4));
         host.ip(&format!("addr add {}/64 dev {device} nodad", UPLINK.v6));
         for (here, preference) in [(PHYS, ""), (PHYS_TWO, " preferred_lft 0")] {
@@ -347,13 +349,25 @@ impl Drop for Lab {
     }
 }
 
+/// Brings an interface up as one that has been so for long: while its link-local address is being
+/// checked (RFC 4862, 5.4), the kernel looks for no neighbour on behalf of others.
+fn use_at_once(netns: &Netns, interface: &str) {
+    netns
+        .sh(&format!(
+            "ip link set {interface} down
+             echo 0 >/proc/sys/net/ipv6/conf/{interface}/accept_dad
+             ip link set {interface} up"
+        ))
+        .unwrap();
+}
+
 /// The physical host becomes the router to the far one.
 fn connect_far(phys: &Station, far: &Netns) {
     phys.ip(&format!(
         "link add far0 type veth peer name eth0 netns {}",
         far.name()
     ));
-    phys.ip("link set far0 up");
+    use_at_once(phys.netns(), "far0");
     phys.ip(&format!("addr add {}/24 dev far0", ROUTER.v4));
     phys.ip(&format!("addr add {}/64 dev far0 nodad", ROUTER.v6));
     for line in [
