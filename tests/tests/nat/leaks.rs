@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use vnet_tests::{
     nat::{BLUE, FAR, Lab, Lane, PHYS, UPLINK, Vm, craft, udp},
-    traffic::is_cut_off,
+    traffic::{is_cut_off, reaches},
     wire::{Heard, PacketSocket, Wire as _},
 };
 
@@ -224,6 +224,8 @@ fn leaks_of_the_hosts_own_packets() {
     }
     let gateway = vnet_tests::nat::GATEWAY;
     for (own, address) in gateway.both().into_iter().zip(PHYS.both()) {
+        // So that it need not be asked for, which the kernel would do with the same address.
+        assert!(reaches(lab.host.netns(), address));
         // Bound to the gateway's address, which is no address of the outside.
         let socket = udp(lab.host.netns(), own, 0);
         let _ = socket.send_to(MARK, at(address, 9));
@@ -248,7 +250,7 @@ fn leaks_without_rules() {
     }
     lab.rule("masquerade --network lan --uplink up0");
     let vm = lab.vm(11);
-    assert!(vnet_tests::traffic::reaches(vm.netns(), PHYS.v4.into()));
+    assert!(reaches(vm.netns(), PHYS.v4.into()));
     let id = lab.rules()[0].id();
     lab.host.vnet(&format!("nat del {id}"));
     for address in [
@@ -286,7 +288,7 @@ fn leaks_without_the_uplink() {
         return;
     }
     let vm = lab.vm(11);
-    assert!(vnet_tests::traffic::reaches(vm.netns(), PHYS.v4.into()));
+    assert!(reaches(vm.netns(), PHYS.v4.into()));
     let gone = lab.host.try_vnet("port del up0");
     if gone.code == 0 {
         for address in [IpAddr::from(PHYS.v4), PHYS.v6.into()] {
@@ -297,7 +299,7 @@ fn leaks_without_the_uplink() {
     } else {
         gone.refused(1, &["up0"]);
     }
-    assert!(vnet_tests::traffic::reaches(vm.netns(), PHYS.v4.into()));
+    assert!(reaches(vm.netns(), PHYS.v4.into()));
 }
 
 /// The way out has no address to translate to.
@@ -306,6 +308,9 @@ fn leaks_without_an_address_outside() {
     let lab = Lab::masquerading("");
     let vm = lab.vm(11);
     lab.host.ip("addr flush dev up0 scope global");
+    let (address, mac) = (PHYS.v4, lab.phys.mac());
+    lab.host
+        .ip(&format!("neigh replace {address} lladdr {mac} dev up0"));
     lab.host
         .ip(&format!("route replace {}/32 dev up0 scope link", PHYS.v4));
     lab.host
