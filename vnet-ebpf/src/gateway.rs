@@ -6,6 +6,7 @@ use vnet_common::{
 };
 
 use crate::{
+    answer::ADVERTISEMENT_LEN,
     decide::Plan,
     flow::{table::FlowTable, translate::Change},
     ip::Ip,
@@ -141,6 +142,8 @@ pub struct Work {
     pub source: Addr,
     /// The beginning of a packet that an ICMP error will embed.
     pub embedded: [u8; 48],
+    /// A neighbour advertisement under construction.
+    pub message: [u8; ADVERTISEMENT_LEN],
     /// A search for a port.
     pub search: PortSearch,
     /// Half of the tables that is in force.

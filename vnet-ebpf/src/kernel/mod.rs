@@ -1,6 +1,7 @@
 //! The glue: everything here is eBPF only, and the only place with helpers and raw packet access.
 
 pub mod ageing;
+pub mod answer;
 pub mod control;
 pub mod flow;
 pub mod gateway;

@@ -150,7 +150,7 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
     work.target = mapping.addr;
     work.target_port = mapping.port;
     work.target_rule = mapping.rule;
-    work.inside_slot = rule.inside;
+    work.inside_slot = mapping.inside;
     work.flags |= FLOW_DNAT;
     work.reply_flags |= FLOW_BOUND;
     Outcome::GO_ON
@@ -266,6 +266,11 @@ pub fn find_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome
         // The uplink's address as it is now, where the host tells it.
         NatKind::Masquerade if !work.to_inside && work.route.src != [0; 16] => {
             work.source = work.route.src;
+            // An uplink without an address of its own: the host would send from another one, and
+            // that one is a gateway's.
+            if gateway.guarded(work.generation, &work.route.src).is_some() {
+                return untranslated(work, gateway);
+            }
         }
         NatKind::Masquerade | NatKind::Snat | NatKind::Dnat => {}
         NatKind::Unused => return untranslated(work, gateway),
@@ -396,7 +401,7 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
         rule_print: rule.print,
         segment: key.segment,
         refs: 1,
-        owner: 0,
+        inside: work.at,
         reserved: 0,
     };
     let port = ports::take(work, rule, gateway);

@@ -2,7 +2,7 @@
 
 use vnet_common::{
     BindingKey, FlowKey, NatRule,
-    nat::{BindingKind, NAT_OWN_ADDRESS, NAT_SYMMETRIC},
+    nat::{BindingKind, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind},
 };
 
 use crate::{
@@ -21,7 +21,12 @@ pub const TRIES: u32 = 1024;
 #[inline(never)]
 pub fn take<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G) -> u16 {
     let own = work.ip.key.sport;
-    let (lo, hi) = class(own, rule.port_lo, rule.port_hi);
+    // The ports of a forward are those that it listens on.
+    let (lo, hi) = if matches!(rule.kind, NatKind::Dnat) {
+        (1024, u16::MAX)
+    } else {
+        class(own, rule.port_lo, rule.port_hi)
+    };
     let (late_lo, late_hi) = if rule.flags & NAT_OWN_ADDRESS != 0 {
         gateway.ephemeral_ports()
     } else {
@@ -131,11 +136,14 @@ fn is_free<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> bool
         kind: BindingKind::External as u8,
         ..BindingKey::default()
     };
-    if rule.flags & NAT_SYMMETRIC == 0 {
+    if gateway.find_flow(&work.key) != NO_FLOW {
+        return false;
+    }
+    if rule.flags & NAT_SYMMETRIC == 0 && !matches!(rule.kind, NatKind::Dnat) {
         return gateway.binding_add(&work.binding_key, &work.binding);
     }
     let mut other = vnet_common::Binding::default();
-    !gateway.binding_look(&work.binding_key, &mut other) && gateway.find_flow(&work.key) == NO_FLOW
+    !gateway.binding_look(&work.binding_key, &mut other)
 }
 
 /// Writes the key of the answers to `work.key`, were `port` the external one.
