@@ -134,6 +134,8 @@ pub struct Work {
     pub binding_key: BindingKey,
     /// A mapping under construction.
     pub binding: Binding,
+    /// A mapping that was found.
+    pub found: Binding,
     /// An event under construction.
     pub event: Event,
     /// Where the packet is to go after its destination was replaced.

@@ -117,7 +117,8 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
     } else {
         Outcome::drop(DropReason::NatFiltered)
     };
-    if rule.flags & NAT_APDF != 0 {
+    // A port of one connection is for that one alone.
+    if rule.flags & (NAT_APDF | NAT_SYMMETRIC) != 0 || matches!(rule.kind, NatKind::Dnat) {
         return refused;
     }
     if rule.flags & NAT_ADF != 0 {
@@ -348,17 +349,26 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     let Some(rule) = gateway.nat_rule(work.generation, work.source_rule) else {
         return Outcome::drop(DropReason::NatUntranslated);
     };
-    let key = work.ip.key;
     // One to one, or a protocol without ports: the address alone.
     if matches!(rule.kind, NatKind::Static)
-        || !(has_ports(key.proto) || matches!(work.ip.icmp, Icmp::Request))
+        || !(has_ports(work.ip.key.proto) || matches!(work.ip.icmp, Icmp::Request))
     {
         return Outcome::GO_ON;
     }
     let exhausted = Outcome::refuse(DropReason::NatPortsExhausted, Tell::Prohibited);
     // Through a forward's own address there is no mapping to keep.
     let symmetric = rule.flags & NAT_SYMMETRIC != 0 || matches!(rule.kind, NatKind::Dnat);
+    let binding = &mut work.binding;
+    binding.addr = work.ip.key.src;
+    binding.port = work.ip.key.sport;
+    binding.rule = work.source_rule;
+    binding.rule_print = rule.print;
+    binding.segment = work.ip.key.segment;
+    binding.refs = 1;
+    binding.inside = work.at;
+    binding.reserved = 0;
     if symmetric {
+        // A port of its own, so that every remote end sees another one.
         let port = ports::take(work, rule, gateway);
         if port == 0 {
             report_exhausted(work, gateway);
@@ -370,40 +380,30 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
         return Outcome::GO_ON;
     }
     internal_key(work);
-    let mut known = Binding::default();
-    if gateway.binding_hold(&work.binding_key, &mut known) {
+    if gateway.binding_hold(&work.binding_key, &mut work.found) {
+        let port = work.found.port;
         // Led back inside, the address is whatever the mapping has.
         if work.to_inside {
-            work.source = known.addr;
+            work.source = work.found.addr;
         }
-        if known.addr == work.source && known.rule_print == rule.print {
-            ports::reply_key(work, known.port);
+        if work.found.addr == work.source && work.found.rule_print == rule.print {
+            ports::reply_key(work, port);
             if rule.flags & NAT_OWN_ADDRESS != 0 && gateway.host_socket(&work.key) {
                 // The host talks to that very remote end from that very port.
-                gateway.binding_release(&work.binding_key, &known.addr, known.port);
+                gateway.binding_release(&work.binding_key, &work.found.addr, port);
                 report_exhausted(work, gateway);
                 return exhausted;
             }
-            hold_external(work, known.port, gateway);
-            work.source_port = known.port;
+            hold_external(work, port, gateway);
+            work.source_port = port;
             work.flags |= FLOW_BOUND;
             return Outcome::GO_ON;
         }
         // The external address became another one, or the rule did: this mapping lives as long as
         // its connections, and new ones cannot share it.
-        gateway.binding_release(&work.binding_key, &known.addr, known.port);
+        gateway.binding_release(&work.binding_key, &work.found.addr, port);
         return exhausted;
     }
-    work.binding = Binding {
-        addr: key.src,
-        port: key.sport,
-        rule: work.source_rule,
-        rule_print: rule.print,
-        segment: key.segment,
-        refs: 1,
-        inside: work.at,
-        reserved: 0,
-    };
     let port = ports::take(work, rule, gateway);
     if port == 0 {
         report_exhausted(work, gateway);
@@ -416,7 +416,7 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     if !gateway.binding_add(&work.binding_key, &work.binding) {
         // Another CPU made the mapping meanwhile, or there is no room.
         external_key(work, port);
-        gateway.binding_release(&work.binding_key, &key.src, key.sport);
+        gateway.binding_release(&work.binding_key, &work.ip.key.src, work.ip.key.sport);
         return Outcome::drop(DropReason::NatTableFull);
     }
     gateway.count_flow(FlowCount::PortTaken, work.source_rule);
@@ -453,8 +453,7 @@ fn external_key(work: &mut Work, port: u16) {
 #[inline(always)]
 fn hold_external<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) {
     external_key(work, port);
-    let mut other = Binding::default();
-    gateway.binding_hold(&work.binding_key, &mut other);
+    gateway.binding_hold(&work.binding_key, &mut work.found);
 }
 
 #[inline(always)]
@@ -481,16 +480,17 @@ fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
 /// Gives back what [`map_source`] took, when the connection is not taken on after all.
 #[inline(always)]
 pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
-    if work.flags & FLOW_PORT != 0 {
-        gateway.count_flow(FlowCount::PortReleased, work.source_rule);
-    }
-    if work.flags & FLOW_BOUND == 0 {
+    if work.flags & (FLOW_BOUND | FLOW_PORT) == 0 {
         return;
     }
     let (port, key) = (work.source_port, work.ip.key);
-    internal_key(work);
-    if gateway.binding_release(&work.binding_key, &work.source, port) {
+    if work.flags & FLOW_PORT != 0 {
         gateway.count_flow(FlowCount::PortReleased, work.source_rule);
+    } else {
+        internal_key(work);
+        if gateway.binding_release(&work.binding_key, &work.source, port) {
+            gateway.count_flow(FlowCount::PortReleased, work.source_rule);
+        }
     }
     external_key(work, port);
     gateway.binding_release(&work.binding_key, &key.src, key.sport);
@@ -633,8 +633,7 @@ pub fn contact<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
         return;
     }
     contact_key(work);
-    let mut other = Binding::default();
-    let held = gateway.binding_hold(&work.binding_key, &mut other) || {
+    let held = gateway.binding_hold(&work.binding_key, &mut work.found) || {
         work.binding = Binding {
             refs: 1,
             rule: work.source_rule,
