@@ -5,7 +5,7 @@ use core::ptr;
 
 use vnet_common::{
     Addr, DropReason, FlowEntry, PortKind,
-    flow::{FLOW_DNAT, FLOW_HOST, FLOW_NEIGH, FLOW_REPLY, FLOW_SNAT},
+    flow::{FLOW_DNAT, FLOW_NEIGH, FLOW_REPLY, FLOW_SNAT},
     port::{PORT_GATEWAY, PORT_TCP_AT_TC, PORT_XDP_TARGET},
 };
 
@@ -63,7 +63,7 @@ pub fn look<W: Window + ?Sized, G: Gateway + ?Sized>(
     };
     if epoch != conf.epoch
         || !(resolved_s == now_s || is_checked(entry, &ip.key.dst, now_s, gateway))
-        || flags & (FLOW_NEIGH | FLOW_HOST) != 0
+        || flags & FLOW_NEIGH != 0
         || !is_steady(state, ip, flags & FLOW_REPLY != 0)
         || (seen_s != now_s && is_stale(seen_s, now_s, conf.timeouts.of(ip.key.proto, state)))
         || gso::wire_l3_len(meta, &plan.frame, window) > u32::from(mtu)

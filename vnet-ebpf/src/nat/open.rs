@@ -2,7 +2,7 @@
 //! connection on.
 
 use vnet_common::{
-    Addr, Binding, BindingKey, DropReason, Event, EventKind, FlowEntry, NatRule,
+    Addr, Binding, BindingKey, DropReason, Event, EventKind, FlowEntry, FlowKey, NatRule,
     flow::{
         FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY, FLOW_SNAT,
         FLOW_STATIC, is_v4,
@@ -15,6 +15,7 @@ use vnet_common::{
 use super::{
     Outcome, Tell,
     close::evict,
+    host::uses,
     ports,
     rules::{is_within, look_up, nth_addr, replace_prefix, spread},
     wayout::{find_port, mtu_of, stack_slot},
@@ -118,35 +119,26 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
         Outcome::drop(DropReason::NatFiltered)
     };
     // A port of one connection is for that one alone.
-    if rule.flags & (NAT_APDF | NAT_SYMMETRIC) != 0 || matches!(rule.kind, NatKind::Dnat) {
+    if rule.flags & NAT_SYMMETRIC != 0 || matches!(rule.kind, NatKind::Dnat) {
         return refused;
     }
-    if rule.flags & NAT_ADF != 0 {
-        work.binding_key.remote = key.src;
-        if work.inside {
-            // The other VM knows this one by its external address.
-            let scope = rule.via;
-            let id = look_up(
-                gateway,
-                work.generation,
-                NatMatch::Source,
-                scope,
-                &key.src,
-                0,
-            );
-            if let Some(id) = id
-                && let Some(rule) = gateway.nat_rule(work.generation, id as u16)
-            {
-                external_addr(rule, &key.src, &key.dst, &mut work.binding_key.remote);
-            }
-        }
-        work.binding_key.kind = BindingKind::Contact as u8;
-        let known = gateway.binding_look(&work.binding_key, &mut work.binding);
-        if !known {
+    // Filtering keeps out who is outside. Between VMs it would keep out what each of them asks the
+    // other for by its external address, since neither has been let in first.
+    if !work.inside {
+        if rule.flags & NAT_APDF != 0 {
             return refused;
         }
-    } else if own && gateway.host_socket(&key) {
-        return Outcome::STACK;
+        if rule.flags & NAT_ADF != 0 {
+            work.binding_key.remote = key.src;
+            work.binding_key.kind = BindingKind::Contact as u8;
+            if !gateway.binding_look(&work.binding_key, &mut work.binding) {
+                return refused;
+            }
+        } else if own
+            && (gateway.host_socket(&key) || uses(work, &key.dst, key.dport, key.proto, gateway))
+        {
+            return Outcome::STACK;
+        }
     }
     work.target = mapping.addr;
     work.target_port = mapping.port;
@@ -306,7 +298,7 @@ fn external_addr(rule: &NatRule, src: &Addr, dst: &Addr, external: &mut Addr) {
 
 /// From a network that is translated nothing leaves as it is; others are the host's to forward.
 #[inline(always)]
-fn untranslated<G: Gateway + ?Sized>(work: &Work, gateway: &G) -> Outcome {
+fn untranslated<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let nated = gateway
         .port(work.generation, work.at)
         .is_some_and(|at| at.flags & PORT_NATED != 0);
@@ -319,9 +311,24 @@ fn untranslated<G: Gateway + ?Sized>(work: &Work, gateway: &G) -> Outcome {
         0,
     );
     if nated || guarded.is_some() {
-        Outcome::refuse(DropReason::NatUntranslated, Tell::Prohibited)
-    } else {
+        return Outcome::refuse(DropReason::NatUntranslated, Tell::Prohibited);
+    }
+    // A source that does not live in the network is not routed on either (RFC 3704, 2.2).
+    let Some(at) = gateway.port(work.generation, work.at) else {
+        return Outcome::STACK;
+    };
+    work.key = FlowKey {
+        src: work.ip.key.dst,
+        dst: work.ip.key.src,
+        sport: work.ip.key.dport,
+        dport: work.ip.key.sport,
+        ..work.ip.key
+    };
+    gateway.route(at.ifindex, &work.key, &mut work.route);
+    if matches!(work.route.kind, RouteKind::Out) && work.route.ifindex == at.ifindex {
         Outcome::STACK
+    } else {
+        Outcome::drop(DropReason::NatUntranslated)
     }
 }
 
@@ -555,6 +562,9 @@ fn print_of<G: Gateway + ?Sized>(work: &Work, rule: u16, gateway: &G) -> u16 {
 /// Puts both entries into the table.
 #[inline(always)]
 pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    if work.forward.key == work.reply.key {
+        return put_alone(work, gateway);
+    }
     let back = match insert(gateway, &work.reply) {
         Inserted::At(index) => index,
         Inserted::Exists => return Outcome::drop(DropReason::NatPortsExhausted),
@@ -578,6 +588,23 @@ pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
         unsafe { core::ptr::write_volatile(&raw mut (*reply).peer, forth) };
     }
     work.index = forth;
+    Outcome::GO_ON
+}
+
+/// Puts the one entry of a VM that sends to its own mapping into the table: what it sends and what
+/// comes back to it looks the same.
+#[inline(always)]
+fn put_alone<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let index = match insert(gateway, &work.forward) {
+        Inserted::At(index) => index,
+        Inserted::Exists => return Outcome::drop(DropReason::NatMidStream),
+        Inserted::Full => return Outcome::drop(DropReason::NatTableFull),
+    };
+    if let Some(entry) = gateway.flow(index) {
+        // SAFETY: the table's own entry; one aligned word.
+        unsafe { core::ptr::write_volatile(&raw mut (*entry).peer, index) };
+    }
+    work.index = index;
     Outcome::GO_ON
 }
 
