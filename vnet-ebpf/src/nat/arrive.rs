@@ -152,6 +152,9 @@ fn begin_flow<W: Window + ?Sized, G: Gateway + ?Sized>(
         outcome = open::may_begin(work, gateway);
     }
     if outcome == Outcome::GO_ON {
+        outcome = gateway.step(Step::Room, work, plan, window);
+    }
+    if outcome == Outcome::GO_ON {
         outcome = gateway.step(Step::Block, work, plan, window);
     }
     if outcome != Outcome::GO_ON {

@@ -545,6 +545,23 @@ pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     }
 }
 
+/// Whether there is room for another connection. Before its entries are filled: ending another one uses
+/// their place.
+#[inline(always)]
+pub fn find_room<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let Some(conf) = gateway.switch() else {
+        return Outcome::drop(DropReason::PortUnknown);
+    };
+    if work.inside && gateway.owner_count(work.owner) >= conf.flow_quota {
+        return over_quota(work, gateway);
+    }
+    if gateway.flow_count() >= conf.flow_limit && !evict(work, gateway) {
+        report(work, EventKind::FlowTableFull, gateway);
+        return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
+    }
+    Outcome::GO_ON
+}
+
 /// Takes the connection on: both entries, its mappings' contacts, its counters.
 #[inline(always)]
 pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
@@ -554,14 +571,6 @@ pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     let Some(via) = gateway.port(work.generation, work.via) else {
         return Outcome::drop(DropReason::IpNoRoute);
     };
-    if work.inside && gateway.owner_count(work.owner) >= conf.flow_quota {
-        return over_quota(work, gateway);
-    }
-    // Before the entries are filled: ending another connection takes their place.
-    if gateway.flow_count() >= conf.flow_limit && !evict(work, gateway) {
-        report(work, EventKind::FlowTableFull, gateway);
-        return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
-    }
     let now_s = gateway.now_s();
     fill(work, plan, conf.epoch, now_s);
     work.forward.rule_print = print_of(work, work.forward.rule, gateway);
