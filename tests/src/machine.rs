@@ -1,9 +1,11 @@
 //! The pure machine: the pipeline over plain vectors.
 //!
 //! It mirrors what vnet-ebpf/src/kernel does around the pipeline, down to what
-//! `bpf_skb_vlan_push` and `bpf_skb_vlan_pop` do to a frame with several tags.
+//! `bpf_skb_vlan_push` and `bpf_skb_vlan_pop` do to a frame with several tags, and to which program
+//! does what of a packet that is routed.
 
 mod effects;
+mod gateway;
 mod packet;
 mod tables;
 
@@ -15,7 +17,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use vnet_common::{
-    DropCounters, Event, FdbBucket, FdbKey, Mac, MacDenyKey, Member, NO_SLOT, PortConf,
+    DropCounters, DropReason, Event, FdbBucket, FdbKey, Mac, MacDenyKey, Member, NO_SLOT, PortConf,
     PortCounters, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState,
     SwitchConf,
     event::{EVENT_KINDS, EventLimit},
@@ -23,28 +25,42 @@ use vnet_common::{
 use vnet_ebpf::{
     decide::{Fate, Plan, decide},
     fdb,
+    flow::{table::NO_FLOW, translate::Change},
     forward::{Action, Flood, forward},
     frame::{ETH_LEN, TAG_LEN},
+    gateway::Work,
+    ip::Ip,
     meta::{Hook, Meta, Tag},
-    settle::settle,
+    nat::{self, arrive::arrive},
+    route,
+    settle::{settle, settle_source, settle_verdict},
+    tables::Effects,
 };
+use vnet_user::datapath::{object::Sizes, publish::next_conf};
 
 use crate::{
+    connections::Connections,
     ledger::{self, Ledger},
     setup::Setup,
     switch::{Addresses, Frame, Known, Outcome, START_S, Sent, Switch, Verdict},
+    world::Line,
 };
+pub(crate) use gateway::begins_alike;
 pub use packet::Skb;
 
 /// Bytes that the kernel side pulls into the linear head (`WANTED` in vnet-ebpf/src/kernel/tc.rs).
 const PULLED: usize = ETH_LEN + 2 * TAG_LEN;
+/// As [`PULLED`], for packets that may have to be routed (`ROUTED` there).
+const ROUTED: usize = 98;
+/// As [`PULLED`], for packets that take more work (`WANTED` in vnet-ebpf/src/kernel/flow.rs).
+const FLOW_PULLED: usize = 256;
 
 /// The pure machine.
 pub struct Machine {
     conf: SwitchConf,
+    sizes: Sizes,
     max_ports: u32,
     max_members: u32,
-    fdb_size: u32,
     fdb_seed: u64,
     // The maps, both generations in each, as the kernel has them.
     ports: Vec<PortConf>,
@@ -68,6 +84,7 @@ pub struct Machine {
     now_ns: Cell<u64>,
     /// Tags that the next frame may still have made before the kernel is out of memory.
     tags_left: Cell<u32>,
+    gateway: gateway::State,
 }
 
 impl Machine {
@@ -78,9 +95,9 @@ impl Machine {
         let buckets = (0..setup.sizes.buckets()).map(|_| UnsafeCell::default());
         let mut machine = Self {
             conf: SwitchConf::default(),
+            sizes: setup.sizes,
             max_ports: setup.sizes.max_ports,
             max_members: setup.sizes.max_members(),
-            fdb_size: setup.sizes.fdb_size,
             fdb_seed: setup.sizes.fdb_seed,
             ports: vec![PortConf::default(); 2 * ports],
             aliases: HashMap::new(),
@@ -101,6 +118,7 @@ impl Machine {
             events: RefCell::default(),
             now_ns: Cell::new(u64::from(START_S) * 1_000_000_000),
             tags_left: Cell::new(u32::MAX),
+            gateway: gateway::State::new(setup),
         };
         machine.publish(setup);
         machine
@@ -172,14 +190,8 @@ impl Machine {
                 (key, ())
             })
             .collect();
-        self.conf.denied_macs[generation as usize] = image.mac_deny.len() as u32;
-        self.conf = SwitchConf {
-            generation,
-            epoch: self.conf.epoch + 1,
-            ageing_s: image.ageing_s,
-            fdb_limit: image.fdb_limit.min(self.fdb_size),
-            ..self.conf
-        };
+        self.gateway.publish(setup, generation);
+        self.conf = next_conf(&self.conf, &self.sizes, image, generation);
         self.devices = setup
             .devices
             .values()
@@ -242,10 +254,51 @@ impl Machine {
         skb.pull(PULLED);
         let mut plan = Plan::EMPTY;
         decide(&meta, &skb, self, &mut plan);
+        if meta.hook == Hook::TcIngress && plan.stack_slot != NO_SLOT {
+            let action = self.route_on(&mut plan, &meta, &mut skb);
+            return skb.end(action);
+        }
         settle(&mut plan, &meta, self);
         let action = forward(&plan, &meta, self, &mut skb)
             .unwrap_or_else(|| self.flood(&plan, &meta, &mut skb));
         skb.end(action)
+    }
+
+    /// As `route_on` there.
+    fn route_on(&self, plan: &mut Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
+        skb.pull(ROUTED);
+        let mut ip = Ip::EMPTY;
+        let index = route::look(plan, meta, skb, self, &mut ip);
+        settle_source(plan, meta, self);
+        if index == NO_FLOW {
+            return self.flow(plan, meta, skb);
+        }
+        let mut change = Change {
+            index,
+            ..Change::NONE
+        };
+        route::send(&ip, &mut change, plan, meta, self, skb)
+    }
+
+    /// As `run` in vnet-ebpf/src/kernel/flow.rs.
+    fn flow(&self, plan: &mut Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
+        use nat::Outcome;
+
+        skb.pull(FLOW_PULLED);
+        let mut work = self.gateway.work.borrow_mut();
+        let outcome = arrive(&mut work, plan, meta, skb, self);
+        if outcome == Outcome::SEND || outcome == Outcome::FRAGMENT {
+            work.change.index = work.index;
+            let Work { ip, change, .. } = &mut **work;
+            route::send(ip, change, plan, meta, self, skb)
+        } else if outcome == Outcome::STACK {
+            settle_verdict(plan, meta, self);
+            forward(plan, meta, self, skb).unwrap_or(Action::Drop)
+        } else {
+            let reason = DropReason::ALL[outcome.reason() as usize];
+            Effects::count_drop(self, plan.port.slot, reason, meta.packets());
+            Action::Drop
+        }
     }
 
     fn flood(&self, plan: &Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
@@ -283,6 +336,7 @@ impl Machine {
             Action::Redirect(exit) | Action::Neighbour(exit) => Verdict::Redirect(Sent {
                 ifindex: exit.ifindex,
                 to_stack: exit.to_stack,
+                neighbour: false,
                 tc_index: 0,
                 wire: Some(buffer.bytes.clone()),
             }),
@@ -331,6 +385,10 @@ impl Switch for Machine {
         for (slot, (counters, drops)) in counters.iter().zip(drops.iter()).enumerate() {
             ledger::enter(&mut ledger, slot as u16, counters, drops);
         }
+        ledger::enter_flows(&mut ledger, &self.gateway.counters());
+        for (rule, counters) in self.gateway.rule_counters.borrow().iter() {
+            ledger::enter_rule(&mut ledger, *rule, counters);
+        }
         Ok(ledger)
     }
 
@@ -367,6 +425,26 @@ impl Switch for Machine {
     fn apply(&mut self, setup: &Setup) -> Result<()> {
         self.publish(setup);
         Ok(())
+    }
+
+    fn connections(&self) -> Result<Connections> {
+        Ok(self.gateway.connections())
+    }
+
+    fn sweep_flows(&mut self) -> Result<()> {
+        Self::sweep_flows(self);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        for first in self.gateway.connections().firsts() {
+            ensure!(self.delete_flow(first.index, first.tag), "it is not there");
+        }
+        Ok(())
+    }
+
+    fn host(&mut self, line: &Line) -> Result<()> {
+        self.gateway.routing.change(line)
     }
 }
 

@@ -51,9 +51,16 @@ impl<'a> Skb<'a> {
         let verdict = match action {
             Action::Pass => Verdict::Pass,
             Action::Drop => Verdict::Drop,
-            Action::Redirect(exit) | Action::Neighbour(exit) => {
+            Action::Redirect(exit) => {
                 self.mark(exit);
                 Verdict::Redirect(self.sent(exit, true))
+            }
+            Action::Neighbour(exit) => {
+                self.mark(exit);
+                Verdict::Redirect(Sent {
+                    neighbour: true,
+                    ..self.sent(exit, true)
+                })
             }
         };
         Outcome {
@@ -76,6 +83,7 @@ impl<'a> Skb<'a> {
         Sent {
             ifindex: exit.ifindex,
             to_stack: exit.to_stack,
+            neighbour: false,
             tc_index: self.tc_index,
             wire: done.then(|| on_wire(&self.bytes, self.tag)),
         }

@@ -200,7 +200,7 @@ pub fn run(ctx: &XdpContext) -> Option<u32> {
         Action::Drop => Some(xdp_action::XDP_DROP),
         Action::Redirect(exit) => {
             #[cfg(feature = "testing")]
-            super::testing::note_redirect(exit);
+            super::testing::note_redirect(exit, false);
             // SAFETY: takes numbers.
             Some(unsafe { bpf_redirect(exit.ifindex, 0) as u32 })
         }
