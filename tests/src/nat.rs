@@ -29,7 +29,7 @@ pub use self::{
     lab::{Lab, Lane, Vm},
     packet::{Ip, Packet, ip_of},
     plan::{
-        BLUE, BLUE_GATEWAY, Both, FAR, GATEWAY, LAN, Network, PHYS, PHYS_TWO, ROUTER, UPLINK,
+        BLUE, BLUE_GATEWAY, Both, FAR, GATEWAY, LAN, Network, PHYS, PHYS_TWO, ROUTER, UPLINK, WIDE,
         is_inside,
     },
     rows::{FlowRow, RuleRow},

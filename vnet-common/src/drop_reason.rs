@@ -109,7 +109,7 @@ drop_reasons! {
     StormMulticast = storm_multicast;
     /// Over the port's limit for unicast frames to unknown destinations.
     StormUnknownUnicast = storm_unknown_unicast;
-    /// Its IP header is not one: wrong version, too short, or longer than the frame.
+    /// Its IP header is not one: another version, or lengths that cannot be.
     IpMalformed = ip_malformed;
     /// Its time to live is used up.
     IpTtl = ip_ttl;

@@ -167,8 +167,8 @@ pub struct Binding {
     pub segment: u16,
     /// Flows that hold it, or for a block the mappings in it. 0: it is on its way out.
     pub refs: u32,
-    /// Slot of the VM's port.
-    pub owner: u16,
+    /// Slot of the gateway port of the internal address's network.
+    pub inside: u16,
     /// Always zero.
     pub reserved: u16,
 }

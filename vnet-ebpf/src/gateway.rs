@@ -6,6 +6,7 @@ use vnet_common::{
 };
 
 use crate::{
+    answer::ADVERTISEMENT_LEN,
     decide::Plan,
     flow::{table::FlowTable, translate::Change},
     ip::Ip,
@@ -139,6 +140,10 @@ pub struct Work {
     pub target: Addr,
     /// Whom it comes from after its source was replaced.
     pub source: Addr,
+    /// The beginning of a packet that an ICMP error will embed.
+    pub embedded: [u8; 48],
+    /// A neighbour advertisement under construction.
+    pub message: [u8; ADVERTISEMENT_LEN],
     /// A search for a port.
     pub search: PortSearch,
     /// Half of the tables that is in force.
@@ -165,6 +170,10 @@ pub struct Work {
     pub target_rule: u16,
     /// The rule that replaces its source; 0 is none.
     pub source_rule: u16,
+    /// Segment that the answers come in from.
+    pub out_segment: u16,
+    /// Slot of the VM's port that the connection counts for.
+    pub owner: u16,
     /// `FLOW_…` bits for the entry of its direction.
     pub flags: u16,
     /// `FLOW_…` bits for the entry of the other direction.

@@ -250,7 +250,7 @@ fn read_v4<W: Window + ?Sized>(window: &W, l3: usize, ip: &mut Ip) -> Result<(),
     let h: &[u8; IPV4_LEN] = window.at(l3).ok_or(Unread::Malformed)?;
     let header = (h[0] & 0x0f) as usize * 4;
     let total = u16::from_be_bytes([h[2], h[3]]) as u32;
-    if h[0] >> 4 != 4 || header < IPV4_LEN {
+    if h[0] >> 4 != 4 || header < IPV4_LEN || total < header as u32 {
         return Err(Unread::Malformed);
     }
     let fragment = u16::from_be_bytes([h[6], h[7]]);

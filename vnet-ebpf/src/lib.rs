@@ -9,6 +9,7 @@
 //! No function here panics on any input, and none keeps a reference into the packet.
 #![cfg_attr(not(test), no_std)]
 
+pub mod answer;
 pub mod decide;
 pub mod fdb;
 pub mod flow;

@@ -5,7 +5,7 @@ use core::ptr;
 
 use vnet_common::{
     DropReason, PortKind,
-    flow::{FLOW_NEIGH, FLOW_REPLY},
+    flow::{FLOW_DNAT, FLOW_HOST, FLOW_NEIGH, FLOW_REPLY, FLOW_SNAT},
     port::PORT_GATEWAY,
 };
 
@@ -17,7 +17,7 @@ use crate::{
         translate::Change,
     },
     forward::{Action, Exit, Packet},
-    gateway::Gateway,
+    gateway::{Gateway, Work},
     gso,
     ip::{Icmp, Ip, Part, Unread, read_simple},
     meta::Meta,
@@ -63,7 +63,7 @@ pub fn look<W: Window + ?Sized, G: Gateway + ?Sized>(
     };
     if epoch != conf.epoch
         || resolved_s != now_s
-        || flags & FLOW_NEIGH != 0
+        || flags & (FLOW_NEIGH | FLOW_HOST) != 0
         || !is_steady(state, ip, flags & FLOW_REPLY != 0)
         || (seen_s != now_s && is_stale(seen_s, now_s, conf.timeouts.of(ip.key.proto, state)))
         || gso::wire_l3_len(meta, &plan.frame, window) > u32::from(mtu)
@@ -116,6 +116,42 @@ pub fn send<G: Gateway + ?Sized, P: Packet>(
         gateway,
         packet,
     )
+}
+
+/// What the flow at `work.index` does to an ICMP error about its other direction: writes the error's
+/// addresses and the flow's ports to `work.change`, the key of the other direction to `work.key`.
+/// Returns its way out for [`leave`]; `None` when it is not addressed as the flow's packets are.
+#[inline(always)]
+pub fn begin_related<G: Gateway + ?Sized>(
+    work: &mut Work,
+    gateway: &G,
+) -> Option<(u16, u16, u16, u16)> {
+    let entry = gateway.flow(work.index)?;
+    // SAFETY: the table's own entries.
+    unsafe {
+        let peer = gateway.flow((*entry).peer)?;
+        let flags = (*entry).flags;
+        work.key = (*peer).key;
+        let change = &mut work.change;
+        *change = Change::NONE;
+        change.src = work.ip.key.src;
+        change.dst = work.ip.key.dst;
+        if flags & FLOW_DNAT != 0 {
+            if work.ip.key.dst != (*entry).key.dst {
+                return None;
+            }
+            change.dst = work.key.src;
+        }
+        if flags & FLOW_SNAT != 0 {
+            // Whoever inside sent it, outside it comes from the gateway (RFC 5508, REQ-5).
+            change.src = work.key.dst;
+        }
+        change.sport = (*entry).sport;
+        change.dport = (*entry).dport;
+        change.dmac = (*entry).next_hop;
+        change.hop = true;
+        Some((flags, (*entry).via, (*entry).slot, (*entry).vid))
+    }
 }
 
 /// Edits the packet and sends it on by the port `slot` with the tag `vid`, or has the kernel find the

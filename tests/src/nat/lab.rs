@@ -50,6 +50,8 @@ pub struct Lab {
     pub far: Netns,
     /// The physical host and router.
     pub phys: Arc<Station>,
+    /// The interface that has the host's addresses outside: `--uplink` of rules.
+    pub device: String,
     /// Who translates.
     pub lane: Lane,
     /// The host.
@@ -111,16 +113,48 @@ impl Lab {
     #[track_caller]
     pub fn on(host: Host, lane: Lane, settings: &[&str]) -> Self {
         let phys = host.bare_station("up0", 100);
+        Self::begin(host, phys, "up0".to_owned(), lane, settings)
+    }
+
+    /// The uplink is a member of a bridge that is the switch device and has the addresses, as
+    /// Proxmox has it.
+    ///
+    /// # Panics
+    /// When something cannot be set up.
+    #[must_use]
+    #[track_caller]
+    pub fn bridged() -> Self {
+        let host = Host::new();
+        let phys = host.bare_station("up0", 100);
+        let bridge = host.switch().to_owned();
+        host.foreign_bridge(&bridge);
+        host.ip(&format!("link add {bridge} type bridge forward_delay 0"));
+        host.ip(&format!("link set {bridge} address 02:00:00:00:00:77 up"));
+        host.ip(&format!("link set up0 master {bridge}"));
+        Self::begin(host, phys, bridge, Lane::of_environment(), &[])
+    }
+
+    /// Sets up everything but the outside's end of the uplink.
+    #[track_caller]
+    fn begin(
+        host: Host,
+        phys: Arc<Station>,
+        device: String,
+        lane: Lane,
+        settings: &[&str],
+    ) -> Self {
         let far = host.remote("far");
-        host.ip(&format!("addr add {}/24 dev up0", UPLINK.v4));
-        host.ip(&format!("addr add {}/64 dev up0 nodad", UPLINK.v6));
+        use_at_once(host.netns(), &device);
+        use_at_once(phys.netns(), Station::NIC);
+        host.ip(&format!("addr add {}/24 dev {device}", UPLINK.v4));
+        host.ip(&format!("addr add {}/64 dev {device} nodad", UPLINK.v6));
         for (here, preference) in [(PHYS, ""), (PHYS_TWO, " preferred_lft 0")] {
             phys.ip(&format!("addr add {}/24 dev eth0", here.v4));
             let v6 = format!("addr add {}/64 dev eth0 nodad{preference}", here.v6);
             phys.ip(&v6);
         }
         connect_far(&phys, &far);
-        for to in [PHYS.v4.to_string(), format!("{} dev up0", PHYS.v6)] {
+        for to in [PHYS.v4.to_string(), format!("{} dev {device}", PHYS.v6)] {
             host.ip(&format!("route add default via {to}"));
         }
 
@@ -130,6 +164,7 @@ impl Lab {
             allowed: Mutex::new(UPLINK.both().to_vec()),
             far,
             phys,
+            device,
             lane,
             host,
         };
@@ -140,7 +175,7 @@ impl Lab {
                 }
                 lab.host.vnet("up --uplink up0");
             }
-            Lane::Reference => reference::begin(&lab.host),
+            Lane::Reference => reference::begin(&lab.host, &lab.device),
         }
         lab.network(LAN);
         lab
@@ -152,7 +187,8 @@ impl Lab {
         let (name, Both { v4, v6 }) = (network.name, network.gateway());
         match self.lane {
             Lane::Vnet => drop(self.host.vnet(&format!(
-                "network add {name} --gateway {v4}/24 --gateway {v6}/64"
+                "network add {name} --gateway {v4}/24 --gateway {v6}/{}",
+                network.v6_bits
             ))),
             Lane::Reference => reference::network(&self.host, network),
         }
@@ -188,7 +224,7 @@ impl Lab {
         };
         let (Both { v4, v6 }, gateway) = (vm.address, network.gateway());
         vm.ip(&format!("addr add {v4}/24 dev eth0"));
-        vm.ip(&format!("addr add {v6}/64 dev eth0 nodad"));
+        vm.ip(&format!("addr add {v6}/{} dev eth0 nodad", network.v6_bits));
         vm.ip(&format!("route add default via {}", gateway.v4));
         vm.ip(&format!("route add default via {} dev eth0", gateway.v6));
         self.port(vm.port(), network);
@@ -297,11 +333,11 @@ impl Lab {
         PacketSocket::open(self.phys.netns(), Station::NIC, Heard::Delivered).send_bytes(&frame);
     }
 
-    /// The uplink's MAC address.
+    /// The MAC address that the host has outside.
     #[must_use]
     #[track_caller]
     pub fn uplink_mac(&self) -> [u8; 6] {
-        mac_of(&self.host.interface("up0").mac).expect("it has one")
+        mac_of(&self.host.interface(&self.device).mac).expect("it has one")
     }
 }
 
@@ -313,13 +349,25 @@ impl Drop for Lab {
     }
 }
 
+/// Brings an interface up as one that has been so for long: while its link-local address is being
+/// checked (RFC 4862, 5.4), the kernel looks for no neighbour on behalf of others.
+fn use_at_once(netns: &Netns, interface: &str) {
+    netns
+        .sh(&format!(
+            "ip link set {interface} down
+             echo 0 >/proc/sys/net/ipv6/conf/{interface}/accept_dad
+             ip link set {interface} up"
+        ))
+        .unwrap();
+}
+
 /// The physical host becomes the router to the far one.
 fn connect_far(phys: &Station, far: &Netns) {
     phys.ip(&format!(
         "link add far0 type veth peer name eth0 netns {}",
         far.name()
     ));
-    phys.ip("link set far0 up");
+    use_at_once(phys.netns(), "far0");
     phys.ip(&format!("addr add {}/24 dev far0", ROUTER.v4));
     phys.ip(&format!("addr add {}/64 dev far0 nodad", ROUTER.v6));
     for line in [

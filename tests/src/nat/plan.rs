@@ -60,17 +60,27 @@ pub struct Network {
     pub name: &'static str,
     /// The number that its addresses have instead of their zero.
     third: u8,
+    /// Length of its IPv6 prefix.
+    pub v6_bits: u8,
 }
 
 /// The first network.
 pub const LAN: Network = Network {
     name: "lan",
     third: 0,
+    v6_bits: 64,
 };
 /// The second one.
 pub const BLUE: Network = Network {
     name: "blue",
     third: 1,
+    v6_bits: 64,
+};
+/// One with an IPv6 prefix of 48 bits.
+pub const WIDE: Network = Network {
+    name: "wide",
+    third: 2,
+    v6_bits: 48,
 };
 /// The gateway of [`LAN`].
 pub const GATEWAY: Both = LAN.address(1);

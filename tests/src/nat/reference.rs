@@ -6,7 +6,7 @@ use super::{BLUE, LAN, Network, UPLINK};
 use crate::host::Host;
 
 /// Forwarding, and chains without rules.
-pub(super) fn begin(host: &Host) {
+pub(super) fn begin(host: &Host, device: &str) {
     for line in [
         "echo 1 >/proc/sys/net/ipv4/ip_forward",
         "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding",
@@ -17,10 +17,12 @@ pub(super) fn begin(host: &Host) {
         "nft 'add chain inet nat out { type nat hook output priority -100; }'",
         "nft 'add chain inet nat post { type nat hook postrouting priority srcnat; }'",
         "nft 'add chain inet nat guard { type filter hook forward priority filter; }'",
-        "nft 'add rule inet nat guard iifname up0 ct state new ct status ! dnat drop'",
     ] {
         host.sh(line);
     }
+    host.sh(&format!(
+        "nft 'add rule inet nat guard iifname {device} ct state new ct status ! dnat drop'"
+    ));
 }
 
 /// A bridge of that name with the gateway's addresses.
@@ -30,7 +32,8 @@ pub(super) fn network(host: &Host, network: Network) {
     host.ip(&format!("link add {name} type bridge"));
     host.ip(&format!("link set {name} up"));
     host.ip(&format!("addr add {}/24 dev {name}", gateway.v4));
-    host.ip(&format!("addr add {}/64 dev {name} nodad", gateway.v6));
+    let bits = network.v6_bits;
+    host.ip(&format!("addr add {}/{bits} dev {name} nodad", gateway.v6));
 }
 
 /// A member of the network's bridge.

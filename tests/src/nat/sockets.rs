@@ -11,11 +11,16 @@ use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use xtask::netns::{self, Netns};
 
+use crate::wait;
+
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(4);
 
 /// How long a connection may take; a lost SYN is sent again after a second and three.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long an address may be in use that we closed.
+const BIND_LIMIT: Duration = Duration::from_secs(2);
 
 /// The address that stands for any, of the same family.
 #[must_use]
@@ -33,9 +38,9 @@ pub fn any(like: IpAddr) -> IpAddr {
 #[must_use]
 #[track_caller]
 pub fn udp(netns: &Netns, address: IpAddr, port: u16) -> UdpSocket {
-    let socket = netns::inside(netns.name(), || Ok(UdpSocket::bind((address, port))?))
-        .with_context(|| format!("binding UDP {address} port {port} in {}", netns.name()))
-        .unwrap();
+    let socket = bound(netns, "UDP", (address, port), || {
+        UdpSocket::bind((address, port))
+    });
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     socket.set_write_timeout(Some(LIMIT)).unwrap();
     socket
@@ -48,11 +53,33 @@ pub fn udp(netns: &Netns, address: IpAddr, port: u16) -> UdpSocket {
 #[must_use]
 #[track_caller]
 pub fn tcp_listener(netns: &Netns, address: IpAddr, port: u16) -> TcpListener {
-    let listener = netns::inside(netns.name(), || Ok(TcpListener::bind((address, port))?))
-        .with_context(|| format!("listening on {address} port {port} in {}", netns.name()))
-        .unwrap();
+    let listener = bound(netns, "TCP", (address, port), || {
+        TcpListener::bind((address, port))
+    });
     listener.set_nonblocking(true).unwrap();
     listener
+}
+
+/// Binds a socket inside a namespace. A process that another test is just starting may hold one a
+/// moment longer that was closed here.
+#[track_caller]
+fn bound<T: Send>(
+    netns: &Netns,
+    proto: &str,
+    (address, port): (IpAddr, u16),
+    bind: impl Fn() -> io::Result<T> + Sync,
+) -> T {
+    let within = wait::within(BIND_LIMIT, || {
+        match netns::inside(netns.name(), || Ok(bind())).unwrap() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+            done => Some(done),
+        }
+    });
+    let place = || format!("binding {proto} {address} port {port} in {}", netns.name());
+    match within {
+        Some(done) => done.with_context(place).unwrap(),
+        None => panic!("{}: it is in use", place()),
+    }
 }
 
 /// A TCP connection from `port`; 0 lets the kernel choose.

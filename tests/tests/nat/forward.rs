@@ -2,9 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use vnet_tests::nat::{
-    Connection, Datagrams, FAR, Lab, PHYS, PHYS_TWO, UPLINK, any, tcp_listener, udp,
-};
+use vnet_tests::nat::{Connection, Datagrams, FAR, Lab, PHYS, UPLINK, any, tcp_listener, udp};
 use xtask::netns::Netns;
 
 use crate::{BULK, SIZES, at, tcp_out};
@@ -200,8 +198,7 @@ fn forward_hairpin_to_itself() {
     }
 }
 
-/// The host reaches the VM by the listen address or not at all, and never somebody else by it; the
-/// VM behind a forward has its own way out.
+/// The VM behind a forward has its own way out, from the forwarded port too.
 #[test]
 fn forward_leaves_the_way_out_alone() {
     let lab = Lab::masquerading("");
@@ -244,5 +241,4 @@ fn forward_from_second_uplink_address() {
     // The same port of the first address is the host's.
     let own = at(UPLINK.v4.into(), 8080);
     Connection::open(lab.phys.netns(), 0, lab.host.netns(), own).exchange(10, 10);
-    assert_ne!(PHYS_TWO, PHYS);
 }

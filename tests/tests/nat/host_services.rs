@@ -88,7 +88,7 @@ fn host_listener_is_not_hijacked() {
     }
 }
 
-/// A VM's mapping does not stand in the way of a host that answers from the same port later.
+/// What is for nobody inside is answered by the host as ever.
 #[test]
 fn host_answers_pings_and_tells_of_closed_ports() {
     let lab = Lab::masquerading("");

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use vnet_tests::{
     nat::{BLUE, FAR, Lab, Lane, PHYS, UPLINK, Vm, craft, udp},
-    traffic::is_cut_off,
+    traffic::{is_cut_off, reaches},
+    wire::{Heard, PacketSocket, Wire as _},
 };
 
 use crate::at;
@@ -116,6 +117,40 @@ fn nothing_leaks(lab: &Lab, vm: &Vm) {
     }
 }
 
+/// The kernel routes without translating: each of these tests would notice.
+#[test]
+fn leaks_are_noticed() {
+    let lab = Lab::in_lane(Lane::Reference);
+    let vm = lab.vm(11);
+    for address in PHYS.both() {
+        lab.wire.clear();
+        assert!(is_cut_off(vm.netns(), address), "there is no way back");
+        let own = vm.address.like(address).to_string();
+        let leaks = lab.leaks();
+        assert!(leaks.iter().any(|leak| leak.contains(&own)), "{leaks:?}");
+    }
+    // A speaker of ours stands for a frame that is passed on as it is.
+    let socket = PacketSocket::open(lab.host.netns(), "up0", Heard::Delivered);
+    let packet = craft::udp_packet(at(UPLINK.v4.into(), 9), at(PHYS.v4.into(), 9), MARK);
+    for (source, packet) in [
+        (vm.mac().0, packet.clone()),
+        ([2, 0, 0, 0, 0, 7], {
+            // An error about a packet that the VM sent.
+            let inner = craft::udp_packet(at(vm.address.v4.into(), 9), at(FAR.v4.into(), 9), MARK);
+            let rest = [&[0; 4][..], &inner].concat();
+            let (from, to) = (UPLINK.v4.into(), PHYS.v4.into());
+            craft::ip(from, to, 1, &craft::icmp_message(from, to, [11, 0], &rest))
+        }),
+    ] {
+        lab.wire.clear();
+        socket.send_bytes(&craft::frame(lab.phys.mac().0, source, &packet));
+        assert_eq!(lab.leaks().len(), 1);
+    }
+    lab.wire.clear();
+    socket.send_bytes(&craft::frame(lab.phys.mac().0, [2, 0, 0, 0, 0, 7], &packet));
+    lab.assert_no_leaks();
+}
+
 /// Options may be passed on or not; what is passed on is translated.
 #[test]
 fn leaks_of_options_and_extension_headers() {
@@ -189,6 +224,8 @@ fn leaks_of_the_hosts_own_packets() {
     }
     let gateway = vnet_tests::nat::GATEWAY;
     for (own, address) in gateway.both().into_iter().zip(PHYS.both()) {
+        // So that it need not be asked for, which the kernel would do with the same address.
+        assert!(reaches(lab.host.netns(), address));
         // Bound to the gateway's address, which is no address of the outside.
         let socket = udp(lab.host.netns(), own, 0);
         let _ = socket.send_to(MARK, at(address, 9));
@@ -213,7 +250,7 @@ fn leaks_without_rules() {
     }
     lab.rule("masquerade --network lan --uplink up0");
     let vm = lab.vm(11);
-    assert!(vnet_tests::traffic::reaches(vm.netns(), PHYS.v4.into()));
+    assert!(reaches(vm.netns(), PHYS.v4.into()));
     let id = lab.rules()[0].id();
     lab.host.vnet(&format!("nat del {id}"));
     for address in [
@@ -251,7 +288,7 @@ fn leaks_without_the_uplink() {
         return;
     }
     let vm = lab.vm(11);
-    assert!(vnet_tests::traffic::reaches(vm.netns(), PHYS.v4.into()));
+    assert!(reaches(vm.netns(), PHYS.v4.into()));
     let gone = lab.host.try_vnet("port del up0");
     if gone.code == 0 {
         for address in [IpAddr::from(PHYS.v4), PHYS.v6.into()] {
@@ -262,7 +299,7 @@ fn leaks_without_the_uplink() {
     } else {
         gone.refused(1, &["up0"]);
     }
-    assert!(vnet_tests::traffic::reaches(vm.netns(), PHYS.v4.into()));
+    assert!(reaches(vm.netns(), PHYS.v4.into()));
 }
 
 /// The way out has no address to translate to.
@@ -271,6 +308,9 @@ fn leaks_without_an_address_outside() {
     let lab = Lab::masquerading("");
     let vm = lab.vm(11);
     lab.host.ip("addr flush dev up0 scope global");
+    let (address, mac) = (PHYS.v4, lab.phys.mac());
+    lab.host
+        .ip(&format!("neigh replace {address} lladdr {mac} dev up0"));
     lab.host
         .ip(&format!("route replace {}/32 dev up0 scope link", PHYS.v4));
     lab.host

@@ -77,7 +77,7 @@ fn limit_of_ports() {
     }
 }
 
-/// A pair of sockets shares a port with others to other places when it must not be told apart.
+/// Where one protocol and family have used up their ports, the others have theirs.
 #[test]
 fn limit_of_ports_is_per_protocol() {
     let lab = Lab::masquerading("--ports 40000-40009");

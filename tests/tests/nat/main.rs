@@ -6,6 +6,7 @@
 //! command of vnet's but `nat add` can pass then too.
 
 mod behaviour;
+mod bridged;
 mod differential;
 mod errors;
 mod flows;

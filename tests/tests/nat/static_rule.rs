@@ -4,7 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::SockAddr;
 use vnet_tests::{
-    nat::{Connection, Datagrams, FAR, Lab, Lane, PHYS, Vm, raw, tcp_listener, udp},
+    nat::{
+        Connection, Datagrams, FAR, LAN, Lab, Lane, Network, PHYS, UPLINK, Vm, WIDE, raw,
+        tcp_listener, udp,
+    },
     traffic::{is_cut_off, reaches},
 };
 use xtask::netns::Netns;
@@ -215,18 +218,20 @@ fn npt_algorithm_matches_the_rfc() {
 
 /// IPv6 prefixes: no checksum changes (RFC 6296), and every protocol passes.
 #[track_caller]
-fn static_npt(bits: usize, internal: &str, external: &str) {
+fn static_npt(network: Network, bits: usize, internal: &str, external: &str) {
     let lab = Lab::new();
-    lab.phys.ip(&format!(
-        "route add {external}/{bits} via {}",
-        vnet_tests::nat::UPLINK.v6
-    ));
+    if network != LAN {
+        lab.network(network);
+    }
+    let via = UPLINK.v6;
+    lab.phys
+        .ip(&format!("route add {external}/{bits} via {via}"));
     lab.rule(&format!(
         "static --external {external}/{bits} --internal {internal}/{bits} --uplink up0"
     ));
     let (internal, external) = (internal.parse().unwrap(), external.parse().unwrap());
     for last in [11, 12] {
-        let vm = lab.vm(last);
+        let vm = lab.vm_on(network, last);
         let inside = vm.address.v6;
         let outside: IpAddr = npt(inside, internal, external, bits).into();
         lab.allow_outside(outside);
@@ -255,10 +260,10 @@ fn static_npt(bits: usize, internal: &str, external: &str) {
 
 #[test]
 fn static_npt_64() {
-    static_npt(64, "fd00:10::", "2001:db8:f:e::");
+    static_npt(LAN, 64, "fd00:10::", "2001:db8:f:e::");
 }
 
 #[test]
 fn static_npt_48() {
-    static_npt(48, "fd00:10::", "2001:db8:f::");
+    static_npt(WIDE, 48, "fd00:12::", "2001:db8:f::");
 }

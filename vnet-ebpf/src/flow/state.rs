@@ -8,7 +8,7 @@ use vnet_common::{
 };
 
 use crate::{
-    ip::{Ip, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, proto},
+    ip::{Ip, Part, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, proto},
     meta::Meta,
 };
 
@@ -95,7 +95,7 @@ pub unsafe fn book(entry: *mut FlowEntry, ip: &Ip, now_s: u32, meta: &Meta) {
         ptr::write_volatile(count, ptr::read_volatile(count) + u64::from(meta.packets()));
         let count = &raw mut (*entry).bytes;
         ptr::write_volatile(count, ptr::read_volatile(count) + u64::from(meta.len));
-        if ip.key.proto == proto::TCP {
+        if ip.key.proto == proto::TCP && !matches!(ip.part, Part::Later) {
             // What the IP header of a GSO buffer says is not to be relied on.
             let data = if meta.gso_size != 0 {
                 meta.len

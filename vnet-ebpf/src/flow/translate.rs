@@ -197,16 +197,11 @@ pub fn checksum_change(ip: &Ip, change: &Change) -> ChecksumChange {
 }
 
 /// The last twelve bytes of an IPv4 header (time to live, protocol, checksum, addresses) after a
-/// change.
+/// change to the source `s`, the destination `d`, and with `hop` one hop less to live.
 #[inline(always)]
 #[must_use]
-pub fn ipv4_tail(old: &[u8; 12], change: &Change) -> [u8; 12] {
-    let (s, d) = (&change.src, &change.dst);
-    let ttl = if change.hop {
-        old[0].wrapping_sub(1)
-    } else {
-        old[0]
-    };
+pub fn ipv4_tail(old: &[u8; 12], s: &Addr, d: &Addr, hop: bool) -> [u8; 12] {
+    let ttl = if hop { old[0].wrapping_sub(1) } else { old[0] };
     let mut new = [
         ttl, old[1], 0, 0, s[12], s[13], s[14], s[15], d[12], d[13], d[14], d[15],
     ];
@@ -285,7 +280,7 @@ pub fn edit<W: WindowMut + ?Sized>(window: &mut W, ip: &Ip, change: &Change) -> 
         let Some(at) = window.at_mut::<12>(l3 + 8) else {
             return false;
         };
-        *at = ipv4_tail(at, change);
+        *at = ipv4_tail(at, &change.src, &change.dst, change.hop);
     }
     let Some(at) = window.at_mut::<12>(0) else {
         return false;

@@ -9,6 +9,7 @@ use vnet_ebpf::{
 };
 
 use super::{
+    icmp::{icmp_related, icmp_tell},
     maps::{SCRATCH, Scratch, WORK},
     tables::Kernel,
     tc::{Skb, finish, pull, route_send, unpack},
@@ -43,9 +44,15 @@ pub fn run(ctx: &TcContext) -> i32 {
             Some(action) => action,
             None => Action::Drop,
         }
+    } else if outcome == Outcome::RELATED {
+        unpack(icmp_related(raw))
     } else {
         kernel.count_drop_number(plan.port.slot, outcome.reason(), meta.packets());
-        Action::Drop
+        if outcome.tell() == 0 {
+            Action::Drop
+        } else {
+            unpack(icmp_tell(raw, outcome.tell()))
+        }
     };
     finish(&skb, action)
 }

@@ -1,9 +1,11 @@
 //! The glue: everything here is eBPF only, and the only place with helpers and raw packet access.
 
 pub mod ageing;
+pub mod answer;
 pub mod control;
 pub mod flow;
 pub mod gateway;
+pub mod icmp;
 #[cfg(feature = "log")]
 pub mod log;
 pub mod maps;

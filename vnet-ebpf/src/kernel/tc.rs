@@ -13,7 +13,10 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use vnet_common::{DropReason, Mac, NO_SLOT};
+use vnet_common::{
+    DropReason, Mac, NO_SLOT,
+    port::{PORT_GATEWAY, PORT_ROUTED},
+};
 use vnet_ebpf::{
     decide::{Plan, decide},
     flow::{
@@ -22,8 +25,10 @@ use vnet_ebpf::{
     },
     forward::{Action, Exit, Flood, Packet, forward},
     frame::{ETH_LEN, TAG_LEN},
-    ip::{Icmp, Ip, Part},
+    gateway::Gateway as _,
+    ip::{IPV4, IPV6, Icmp, Ip, Part},
     meta::{Hook, Meta, Tag, is_kernel_tpid},
+    nat::{Outcome, Step, host},
     route,
     settle::{settle, settle_source},
     tables::{Effects as _, Tables as _},
@@ -126,7 +131,7 @@ impl Packet for Skb {
 
 /// Writes bytes. With `recompute` a checksum that the NIC made over the whole packet follows.
 #[inline(always)]
-fn store<const N: usize>(
+pub fn store<const N: usize>(
     skb: *mut __sk_buff,
     offset: usize,
     bytes: &[u8; N],
@@ -212,7 +217,7 @@ fn translate(skb: *mut __sk_buff, ip: &Ip, change: &Change) -> bool {
         let Some(old) = window.at::<12>(l3 + 8) else {
             return false;
         };
-        let tail = ipv4_tail(old, change);
+        let tail = ipv4_tail(old, &change.src, &change.dst, change.hop);
         store(skb, l3 + 8, &tail, false)
     };
     stored && store(skb, 0, &ethernet(change), false)
@@ -303,6 +308,16 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
     if matches!(hook, Hook::TcIngress) && plan.stack_slot != NO_SLOT {
         return route_on(ctx, meta, plan, change);
     }
+    if matches!(hook, Hook::TcIngress) && super::answer::may_ask(plan, &kernel) {
+        let word = super::answer::answer(raw);
+        if word != PASS {
+            settle_source(plan, meta, &kernel);
+            return finish(&Skb { skb: raw }, unpack(word));
+        }
+    }
+    if matches!(hook, Hook::TcEgress) && may_claim(meta, plan, &kernel) {
+        host_claim(raw);
+    }
     settle(plan, meta, &kernel);
     let plan = kernel.opaque(plan);
     #[cfg(feature = "log")]
@@ -333,6 +348,35 @@ fn route_on(ctx: &TcContext, meta: &Meta, plan: &Plan, change: &mut Change) -> i
     change.index = index;
     let word = route_send(raw, 0);
     finish(&Skb { skb: raw }, unpack(word))
+}
+
+/// Whether a frame of the host may begin a connection that shares addresses with mappings.
+#[inline(always)]
+fn may_claim(meta: &Meta, plan: &Plan, kernel: &Kernel) -> bool {
+    !meta.redirected
+        && matches!(plan.frame.ether_type, IPV4 | IPV6)
+        && kernel
+            .port(plan.generation, plan.port.slot)
+            .is_some_and(|port| port.flags & (PORT_ROUTED | PORT_GATEWAY) == PORT_ROUTED)
+}
+
+/// Takes back what the host's packet needs for its answers (`vnet_ebpf::nat::host`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn host_claim(raw: *mut __sk_buff) -> u32 {
+    let (Some(scratch), Some(work)) = (SCRATCH.get_ptr_mut(0), WORK.get_ptr_mut(0)) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
+    let (Scratch { meta, plan, .. }, work) = unsafe { (&mut *scratch, &mut *work) };
+    let raw = core::hint::black_box(raw);
+    let kernel = Kernel { ctx: raw.cast() };
+    pull(raw, meta.len, ROUTED);
+    let read = kernel.step(Step::Read, work, plan, &Skb { skb: raw });
+    if read == Outcome::GO_ON && host::may_begin(&work.ip) {
+        host::claim(work, &kernel);
+    }
+    0
 }
 
 /// Reads the packet's headers and finds its flow: the entry's index. A global function, which the
@@ -414,9 +458,9 @@ struct FloodStep {
 }
 
 /// [`Action::Pass`] in the word that a subprogram returns.
-const PASS: u64 = 0;
+pub const PASS: u64 = 0;
 /// [`Action::Drop`] in the word that a subprogram returns.
-const DROP: u64 = 1;
+pub const DROP: u64 = 1;
 /// A bit of every redirect: no redirect is one of the two above.
 const REDIRECT: u64 = 1 << 63;
 /// The bit of an exit whose next hop the kernel is to find.
@@ -424,7 +468,7 @@ const NEIGHBOUR: u64 = 1 << 34;
 
 /// An action in one word, which a subprogram can return.
 #[inline(always)]
-const fn pack(action: Action) -> u64 {
+pub const fn pack(action: Action) -> u64 {
     let (exit, neighbour) = match action {
         Action::Pass => return PASS,
         Action::Drop => return DROP,

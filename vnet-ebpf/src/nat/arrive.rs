@@ -2,6 +2,7 @@
 
 use vnet_common::{
     DropReason,
+    flow::FLOW_HOST,
     nat::NatMatch,
     port::{PORT_GATEWAY, PORT_NATED},
 };
@@ -92,6 +93,11 @@ pub fn read<W: Window + ?Sized>(work: &mut Work, plan: &Plan, window: &W) -> Out
 fn begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
     work.generation = plan.generation;
     work.at = plan.stack_slot;
+    work.owner = plan.port.slot;
+    work.out_segment = 0;
+    work.source = [0; 16];
+    work.source_port = 0;
+    work.source_rule = 0;
     work.index = NO_FLOW;
     work.inside = gateway
         .port(plan.generation, plan.stack_slot)
@@ -107,6 +113,12 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         return Outcome::GO_ON;
     }
     work.index = index;
+    if let Some(entry) = gateway.flow(index)
+        // SAFETY: the table's own entry; one word.
+        && unsafe { (*entry).flags } & FLOW_HOST != 0
+    {
+        return Outcome::STACK;
+    }
     let outcome = renew(work, plan, gateway);
     if outcome == Outcome::STACK {
         // Not what it was: the packet is decided as if it were the first.

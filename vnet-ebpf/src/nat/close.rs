@@ -30,7 +30,9 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     // SAFETY: the table's own entries, here and below.
     let (peer_index, is_reply) = unsafe { ((*entry).peer, (*entry).flags & FLOW_REPLY != 0) };
     let Some(peer) = gateway.flow(peer_index) else {
-        return false;
+        // One of the host's own stands alone.
+        let tag = tag_of(gateway, index);
+        return remove(gateway, index, tag);
     };
     let (first, second) = if is_reply {
         (peer, entry)

@@ -6,6 +6,7 @@
 
 pub mod arrive;
 pub mod close;
+pub mod host;
 pub mod open;
 pub mod ports;
 pub mod rules;

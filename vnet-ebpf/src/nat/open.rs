@@ -2,10 +2,10 @@
 //! connection on.
 
 use vnet_common::{
-    Binding, BindingKey, DropReason, Event, EventKind, FlowEntry,
+    Addr, Binding, BindingKey, DropReason, Event, EventKind, FlowEntry, NatRule,
     flow::{
         FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY, FLOW_SNAT,
-        FLOW_STATIC,
+        FLOW_STATIC, is_v4,
     },
     nat::{BindingKind, NAT_ADF, NAT_APDF, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind, NatMatch},
     port::{PORT_GATEWAY, PORT_NATED},
@@ -122,6 +122,23 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
     }
     if rule.flags & NAT_ADF != 0 {
         work.binding_key.remote = key.src;
+        if work.inside {
+            // The other VM knows this one by its external address.
+            let scope = rule.via;
+            let id = look_up(
+                gateway,
+                work.generation,
+                NatMatch::Source,
+                scope,
+                &key.src,
+                0,
+            );
+            if let Some(id) = id
+                && let Some(rule) = gateway.nat_rule(work.generation, id as u16)
+            {
+                external_addr(rule, &key.src, &key.dst, &mut work.binding_key.remote);
+            }
+        }
         work.binding_key.kind = BindingKind::Contact as u8;
         let known = gateway.binding_look(&work.binding_key, &mut work.binding);
         if !known {
@@ -133,7 +150,7 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
     work.target = mapping.addr;
     work.target_port = mapping.port;
     work.target_rule = mapping.rule;
-    work.inside_slot = rule.inside;
+    work.inside_slot = mapping.inside;
     work.flags |= FLOW_DNAT;
     work.reply_flags |= FLOW_BOUND;
     Outcome::GO_ON
@@ -194,7 +211,7 @@ pub fn find_route<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     }
     work.via = slot;
     work.to_inside = via.flags & PORT_GATEWAY != 0;
-    work.reply.key.segment = via.native_segment;
+    work.out_segment = via.native_segment;
     if work.to_inside {
         work.reply_flags |= FLOW_INSIDE;
     } else if translated {
@@ -240,35 +257,22 @@ pub fn find_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome
     let Some(rule) = gateway.nat_rule(work.generation, id) else {
         return untranslated(work, gateway);
     };
+    external_addr(rule, &work.ip.key.src, &work.ip.key.dst, &mut work.source);
     match rule.kind {
         NatKind::Static => {
-            replace_prefix(rule, true, &work.ip.key.src, &mut work.source);
             work.flags |= FLOW_SNAT | FLOW_STATIC;
             return Outcome::GO_ON;
         }
-        NatKind::Masquerade => {
-            let configured = if work.ip.v6 {
-                rule.internal
-            } else {
-                rule.external
-            };
-            work.source = if work.to_inside {
-                // The route leads inside, and does not tell the uplink's address.
-                if configured != [0; 16] {
-                    configured
-                } else {
-                    work.ip.key.dst
-                }
-            } else if work.route.src != [0; 16] {
-                work.route.src
-            } else {
-                configured
-            };
+        // The uplink's address as it is now, where the host tells it.
+        NatKind::Masquerade if !work.to_inside && work.route.src != [0; 16] => {
+            work.source = work.route.src;
+            // An uplink without an address of its own: the host would send from another one, and
+            // that one is a gateway's.
+            if gateway.guarded(work.generation, &work.route.src).is_some() {
+                return untranslated(work, gateway);
+            }
         }
-        NatKind::Snat => {
-            work.source = nth_addr(&rule.external, spread(&work.ip.key.src, rule.pool_size));
-        }
-        NatKind::Dnat => work.source = work.ip.key.dst,
+        NatKind::Masquerade | NatKind::Snat | NatKind::Dnat => {}
         NatKind::Unused => return untranslated(work, gateway),
     }
     if work.source == [0; 16] {
@@ -276,6 +280,27 @@ pub fn find_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome
     }
     work.flags |= FLOW_SNAT;
     Outcome::GO_ON
+}
+
+/// The address that a rule gives to a source, as the configuration knows it; `dst` is the external
+/// address that it sends to.
+#[inline(always)]
+fn external_addr(rule: &NatRule, src: &Addr, dst: &Addr, external: &mut Addr) {
+    match rule.kind {
+        NatKind::Static => replace_prefix(rule, true, src, external),
+        NatKind::Snat => *external = nth_addr(&rule.external, spread(src, rule.pool_size)),
+        NatKind::Masquerade => {
+            *external = if is_v4(src) {
+                rule.external
+            } else {
+                rule.internal
+            };
+            if *external == [0; 16] {
+                *external = *dst;
+            }
+        }
+        _ => *external = *dst,
+    }
 }
 
 /// From a network that is translated nothing leaves as it is; others are the host's to forward.
@@ -376,7 +401,7 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
         rule_print: rule.print,
         segment: key.segment,
         refs: 1,
-        owner: 0,
+        inside: work.at,
         reserved: 0,
     };
     let port = ports::take(work, rule, gateway);
@@ -445,7 +470,7 @@ fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
     *event = Event::default();
     event.time_ns = gateway.now_ns();
     event.kind = kind as u32;
-    event.slot = work.forward.owner;
+    event.slot = work.owner;
     event.flow = work.ip.key;
     event.nat_addr = work.source;
     event.nat_port = work.source_port;
@@ -469,6 +494,10 @@ pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     }
     external_key(work, port);
     gateway.binding_release(&work.binding_key, &key.src, key.sport);
+    if work.flags & FLOW_CONTACT != 0 {
+        contact_key(work);
+        gateway.binding_release(&work.binding_key, &[0; 16], 0);
+    }
 }
 
 /// Takes the connection on: both entries, its mappings' contacts, its counters.
@@ -480,8 +509,11 @@ pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     let Some(via) = gateway.port(work.generation, work.via) else {
         return Outcome::drop(DropReason::IpNoRoute);
     };
-    let full = gateway.flow_count() >= conf.flow_limit;
-    if full && !evict(work, gateway) {
+    if work.inside && gateway.owner_count(work.owner) >= conf.flow_quota {
+        return over_quota(work, gateway);
+    }
+    // Before the entries are filled: ending another connection takes their place.
+    if gateway.flow_count() >= conf.flow_limit && !evict(work, gateway) {
         report(work, EventKind::FlowTableFull, gateway);
         return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
     }
@@ -505,6 +537,12 @@ pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         return Outcome::refuse(DropReason::NatQuota, Tell::Prohibited);
     }
     Outcome::GO_ON
+}
+
+#[inline(always)]
+fn over_quota<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    report(work, EventKind::FlowQuota, gateway);
+    Outcome::refuse(DropReason::NatQuota, Tell::Prohibited)
 }
 
 #[inline(always)]
@@ -558,7 +596,7 @@ pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
             addr: work.target,
             remote: [0; 16],
             port: work.target_port,
-            segment: work.reply.key.segment,
+            segment: work.out_segment,
             proto: work.ip.key.proto,
             kind: BindingKind::Internal as u8,
             rule: work.target_rule,
@@ -594,16 +632,7 @@ pub fn contact<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     if rule.flags & NAT_ADF == 0 {
         return;
     }
-    work.binding_key = BindingKey {
-        addr: work.source,
-        // As the source knows it.
-        remote: work.ip.key.dst,
-        port: work.source_port,
-        segment: 0,
-        proto: work.ip.key.proto,
-        kind: BindingKind::Contact as u8,
-        rule: 0,
-    };
+    contact_key(work);
     let mut other = Binding::default();
     let held = gateway.binding_hold(&work.binding_key, &mut other) || {
         work.binding = Binding {
@@ -617,6 +646,21 @@ pub fn contact<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
         work.flags |= FLOW_CONTACT;
         work.forward.flags |= FLOW_CONTACT;
     }
+}
+
+/// Writes the key of the source's mapping with the address that it sends to.
+#[inline(always)]
+fn contact_key(work: &mut Work) {
+    work.binding_key = BindingKey {
+        addr: work.source,
+        // As the source knows it.
+        remote: work.ip.key.dst,
+        port: work.source_port,
+        segment: 0,
+        proto: work.ip.key.proto,
+        kind: BindingKind::Contact as u8,
+        rule: 0,
+    };
 }
 
 /// Fills both entries, all but the way out of the first. Field by field: a program's stack has no room
@@ -635,7 +679,7 @@ fn fill(work: &mut Work, plan: &Plan, epoch: u32, now_s: u32) {
         ..
     } = work;
     let first = state::first(ip);
-    let (segment, flags) = (reply.key.segment, *flags);
+    let flags = *flags;
     *forward = FlowEntry::default();
     forward.key = ip.key;
     forward.addr = if flags & FLOW_DNAT != 0 {
@@ -671,7 +715,7 @@ fn fill(work: &mut Work, plan: &Plan, epoch: u32, now_s: u32) {
     reply.key.dst = *source;
     reply.key.sport = work.target_port;
     reply.key.dport = work.source_port;
-    reply.key.segment = segment;
+    reply.key.segment = work.out_segment;
     reply.key.proto = ip.key.proto;
     reply.addr = if flags & FLOW_SNAT != 0 {
         ip.key.src

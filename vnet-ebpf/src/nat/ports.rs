@@ -2,7 +2,7 @@
 
 use vnet_common::{
     BindingKey, FlowKey, NatRule,
-    nat::{BindingKind, NAT_OWN_ADDRESS, NAT_SYMMETRIC},
+    nat::{BindingKind, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind},
 };
 
 use crate::{
@@ -21,7 +21,12 @@ pub const TRIES: u32 = 1024;
 #[inline(never)]
 pub fn take<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G) -> u16 {
     let own = work.ip.key.sport;
-    let (lo, hi) = class(own, rule.port_lo, rule.port_hi);
+    // The ports of a forward are those that it listens on.
+    let (lo, hi) = if matches!(rule.kind, NatKind::Dnat) {
+        (1024, u16::MAX)
+    } else {
+        class(own, rule.port_lo, rule.port_hi)
+    };
     let (late_lo, late_hi) = if rule.flags & NAT_OWN_ADDRESS != 0 {
         gateway.ephemeral_ports()
     } else {
@@ -61,8 +66,7 @@ pub fn try_one<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     let port = candidate(&search);
     work.search.tries = search.tries + 1;
     if port == 0 || !is_free(work, port, gateway) {
-        // Every port twice, since parity folds two places of the order into one.
-        return search.tries > 2 * (u32::from(search.hi) - u32::from(search.lo) + 1);
+        return search.tries > u32::from(search.hi) - u32::from(search.lo) + 1;
     }
     work.search.found = port;
     true
@@ -85,23 +89,23 @@ const fn candidate(search: &PortSearch) -> u16 {
     };
     let early = hi - lo + 1 - late;
     let step = search.tries - 1;
-    let port = if step < early && step < TRIES * 3 / 4 {
-        let place = scale(search.at, early, step);
-        // The late part is in the middle.
-        if late == 0 || lo + place < late_lo {
-            lo + place
-        } else {
-            lo + place + late
-        }
+    // Every other port of a part, and then those between: first the parity that is to be kept.
+    let (first, n, step) = if step < early && step < TRIES * 3 / 4 {
+        (lo, early, step)
     } else if late != 0 {
-        late_lo + scale(search.at, late, step)
+        (late_lo, late, step)
     } else {
-        lo + scale(search.at, early, step)
+        (lo, early, step)
     };
-    // Its neighbour, when that has the parity.
-    let port = port ^ ((port ^ search.like as u32) & 1);
-    if port < lo || port > hi {
-        0
+    let other = (step >= n / 2) as u32;
+    let mut port = first + place(search.at, n, 2 * step + other);
+    // The late part is in the middle of the early one.
+    if first == lo && late != 0 && port >= late_lo {
+        port += late;
+    }
+    let near = port ^ ((port ^ search.like as u32 ^ other) & 1);
+    if near >= lo && near <= hi {
+        near as u16
     } else {
         port as u16
     }
@@ -109,7 +113,7 @@ const fn candidate(search: &PortSearch) -> u16 {
 
 /// The `step`th place behind a random one of `n`.
 #[inline(always)]
-const fn scale(random: u32, n: u32, step: u32) -> u32 {
+const fn place(random: u32, n: u32, step: u32) -> u32 {
     let place = ((random as u64 * n as u64) >> 32) as u32 + step;
     // At most a few times n: a remainder without a division by zero to prove.
     if n == 0 { 0 } else { place % n }
@@ -132,11 +136,14 @@ fn is_free<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> bool
         kind: BindingKind::External as u8,
         ..BindingKey::default()
     };
-    if rule.flags & NAT_SYMMETRIC == 0 {
+    if gateway.find_flow(&work.key) != NO_FLOW {
+        return false;
+    }
+    if rule.flags & NAT_SYMMETRIC == 0 && !matches!(rule.kind, NatKind::Dnat) {
         return gateway.binding_add(&work.binding_key, &work.binding);
     }
     let mut other = vnet_common::Binding::default();
-    !gateway.binding_look(&work.binding_key, &mut other) && gateway.find_flow(&work.key) == NO_FLOW
+    !gateway.binding_look(&work.binding_key, &mut other)
 }
 
 /// Writes the key of the answers to `work.key`, were `port` the external one.
@@ -147,7 +154,7 @@ pub fn reply_key(work: &mut Work, port: u16) {
         dst: work.source,
         sport: work.target_port,
         dport: port,
-        segment: work.reply.key.segment,
+        segment: work.out_segment,
         proto: work.ip.key.proto,
         reserved: 0,
     };

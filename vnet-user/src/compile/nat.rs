@@ -58,6 +58,21 @@ struct Compiler<'a> {
     translated: BTreeSet<u16>,
 }
 
+/// Whether a network's addresses are private (RFC 1918), shared (RFC 6598) or unique local (RFC 4193).
+fn is_private(net: &IpNet) -> bool {
+    let private = [
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "fc00::/7",
+    ];
+    private
+        .iter()
+        .filter_map(|around| around.parse::<IpNet>().ok())
+        .any(|around| around.contains(net))
+}
+
 /// Adds rules, matches and what follows from gateways to the tables.
 pub(super) fn add(
     image: &mut Image,
@@ -105,6 +120,7 @@ pub(super) fn add(
         others: BTreeMap::new(),
         translated: BTreeSet::new(),
     };
+    compiler.guard_private();
     for rule in &config.nat {
         compiler.guard(&rule.action);
         compiler.rule(rule);
@@ -113,6 +129,16 @@ pub(super) fn add(
 }
 
 impl Compiler<'_> {
+    /// Addresses that mean nothing outside do not leave as they are, with a rule or without.
+    fn guard_private(&mut self) {
+        for gateway in &self.gateways {
+            for net in gateway.nets.iter().filter(|net| is_private(net)) {
+                let key = prefix(NatMatch::Guard, 0, net);
+                self.guards.insert(key, gateway.segment.into());
+            }
+        }
+    }
+
     /// What must not leave as it is, whether the rule can be applied or not.
     fn guard(&mut self, action: &NatAction) {
         let source = match action {
