@@ -3,6 +3,7 @@
 
 use vnet_common::{
     Addr, Binding, BindingKey, DropReason, Event, FlowEntry, FlowKey, Mac, NatMatchKey, NatRule,
+    flow::{FLOW_DNAT, FLOW_SNAT},
 };
 
 use crate::{
@@ -90,6 +91,51 @@ pub struct Fragment {
 /// Seconds that fragments are waited for (RFC 791, 3.2; RFC 8200, 4.5 has 60).
 pub const FRAGMENT_S: u32 = 30;
 
+/// A way out that was looked up lately, in the map `checked`: flows to the same destination share the
+/// look. Two destinations may want the same place; one of them is then looked up each time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Where packets go after translation.
+    pub dst: Addr,
+    /// The address they leave with, where the source is replaced; else zero.
+    pub src: Addr,
+    /// MAC address of the next hop.
+    pub next_hop: Mac,
+    /// Slot of the port whose stack would send them.
+    pub via: u16,
+    /// Most bytes of a packet.
+    pub mtu: u16,
+    /// Slot of the port they leave by.
+    pub slot: u16,
+    /// When it was looked up, in seconds of CLOCK_MONOTONIC.
+    pub at_s: u32,
+}
+
+/// Places for ways out that were looked up; a power of two.
+pub const CHECKED: u32 = 4096;
+
+/// Place of a destination among the ways out that were looked up.
+#[inline(always)]
+#[must_use]
+pub fn checked_place(dst: &Addr) -> u32 {
+    nat::rules::spread(dst, CHECKED)
+}
+
+/// What a flow shares its way out by: where its packets go, and the address that they leave with.
+/// `None` where both ends are replaced.
+#[inline(always)]
+#[must_use]
+pub fn ends<'a>(entry: &'a FlowEntry, dst: &'a Addr) -> Option<(&'a Addr, &'a Addr)> {
+    const NONE: Addr = [0; 16];
+    match entry.flags & (FLOW_SNAT | FLOW_DNAT) {
+        0 => Some((dst, &NONE)),
+        FLOW_SNAT => Some((dst, &entry.addr)),
+        FLOW_DNAT => Some((&entry.addr, &NONE)),
+        _ => None,
+    }
+}
+
 /// A search for an external port under way.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -134,6 +180,8 @@ pub struct Work {
     pub binding_key: BindingKey,
     /// A mapping under construction.
     pub binding: Binding,
+    /// A mapping that was found.
+    pub found: Binding,
     /// An event under construction.
     pub event: Event,
     /// Where the packet is to go after its destination was replaced.
@@ -241,6 +289,8 @@ pub trait Gateway: Effects + FlowTable {
     fn fragment_put(&self, key: &FragmentKey, fragment: &Fragment);
     /// The flow of a fragmented packet.
     fn fragment_find(&self, key: &FragmentKey) -> Option<Fragment>;
+    /// A way out that was looked up lately.
+    fn checked(&self, place: u32) -> Option<*mut Checked>;
     /// Whether another ICMP error may be made now.
     fn icmp_take(&self) -> bool;
 }

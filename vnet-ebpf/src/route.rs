@@ -4,9 +4,9 @@
 use core::ptr;
 
 use vnet_common::{
-    DropReason, PortKind,
-    flow::{FLOW_DNAT, FLOW_HOST, FLOW_NEIGH, FLOW_REPLY, FLOW_SNAT},
-    port::PORT_GATEWAY,
+    Addr, DropReason, FlowEntry, PortKind,
+    flow::{FLOW_DNAT, FLOW_NEIGH, FLOW_REPLY, FLOW_SNAT},
+    port::{PORT_GATEWAY, PORT_TCP_AT_TC, PORT_XDP_TARGET},
 };
 
 use crate::{
@@ -17,9 +17,9 @@ use crate::{
         translate::Change,
     },
     forward::{Action, Exit, Packet},
-    gateway::{Gateway, Work},
+    gateway::{Gateway, Work, checked_place, ends},
     gso,
-    ip::{Icmp, Ip, Part, Unread, read_simple},
+    ip::{Icmp, Ip, Part, Unread, proto, read_simple},
     meta::Meta,
     window::Window,
 };
@@ -62,8 +62,8 @@ pub fn look<W: Window + ?Sized, G: Gateway + ?Sized>(
         )
     };
     if epoch != conf.epoch
-        || resolved_s != now_s
-        || flags & (FLOW_NEIGH | FLOW_HOST) != 0
+        || !(resolved_s == now_s || is_checked(entry, &ip.key.dst, now_s, gateway))
+        || flags & FLOW_NEIGH != 0
         || !is_steady(state, ip, flags & FLOW_REPLY != 0)
         || (seen_s != now_s && is_stale(seen_s, now_s, conf.timeouts.of(ip.key.proto, state)))
         || gso::wire_l3_len(meta, &plan.frame, window) > u32::from(mtu)
@@ -71,6 +71,36 @@ pub fn look<W: Window + ?Sized, G: Gateway + ?Sized>(
         return NO_FLOW;
     }
     index
+}
+
+/// Whether the way out of a flow was looked up this second for another one, and is the same.
+#[inline(always)]
+fn is_checked<G: Gateway + ?Sized>(
+    entry: *const FlowEntry,
+    dst: &Addr,
+    now_s: u32,
+    gateway: &G,
+) -> bool {
+    // SAFETY: the table's own entry, which outlives this.
+    let entry = unsafe { &*entry };
+    let Some((dst, src)) = ends(entry, dst) else {
+        return false;
+    };
+    let Some(checked) = gateway.checked(checked_place(dst)) else {
+        return false;
+    };
+    // SAFETY: map memory.
+    let checked = unsafe { &*checked };
+    let mut differs = u32::from(checked.via ^ entry.via)
+        | u32::from(checked.mtu ^ entry.mtu)
+        | u32::from(checked.slot ^ entry.slot)
+        | (checked.at_s ^ now_s);
+    let mut i = 0;
+    while i < 6 {
+        differs |= u32::from(checked.next_hop[i] ^ entry.next_hop[i]);
+        i += 1;
+    }
+    differs == 0 && checked.dst == *dst && checked.src == *src
 }
 
 /// Books the packet in the flow of the entry `change.index` and sends it on. The rest of `change` is
@@ -152,6 +182,22 @@ pub fn begin_related<G: Gateway + ?Sized>(
         change.hop = true;
         Some((flags, (*entry).via, (*entry).slot, (*entry).vid))
     }
+}
+
+/// Whether XDP may send a packet of the entry at `index` on: its way out is a device that takes frames
+/// from XDP, and TC would not do better.
+#[inline(always)]
+pub fn xdp_may_send<G: Gateway + ?Sized>(ip: &Ip, index: u32, plan: &Plan, gateway: &G) -> bool {
+    let Some(entry) = gateway.flow(index) else {
+        return false;
+    };
+    // SAFETY: the table's own entry; one word.
+    let slot = unsafe { ptr::read_volatile(&raw const (*entry).slot) };
+    let Some(target) = gateway.port(plan.generation, slot) else {
+        return false;
+    };
+    target.flags & PORT_XDP_TARGET != 0
+        && !(target.flags & PORT_TCP_AT_TC != 0 && ip.key.proto == proto::TCP)
 }
 
 /// Edits the packet and sends it on by the port `slot` with the tag `vid`, or has the kernel find the

@@ -1,4 +1,5 @@
-//! The lab: virtual machines on a switch, a physical host behind its uplink, and traffic through it.
+//! The lab: virtual machines on a switch and behind its NAT gateway, a physical host behind its
+//! uplink, and traffic between them.
 //!
 //! Everything lives in network namespaces of its own: the machine's network is not touched. The
 //! switch is configured by the commands that a user would type, each shown before it runs.
@@ -14,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 use xtask::{
     guest::Guest,
     netns::Netns,
@@ -21,7 +23,7 @@ use xtask::{
     setup,
 };
 
-use self::machine::{Kind, Machine};
+use self::machine::{Kind, Machine, Subnet};
 use crate::{
     build_cmd, interrupt, live,
     vnet_user::{Up, VnetUser},
@@ -34,10 +36,27 @@ const BPFFS: &str = "/sys/fs/bpf/vnet";
 const UPLINK: &str = "uplink0";
 const BLUE_VLAN: u16 = 10;
 
+/// The physical network, which is the switch's network `default`.
+const PHYSICAL: Subnet = Subnet {
+    v4: "10.77.0",
+    v6: "fd77",
+    gateway: None,
+};
+/// The network `lan`: nobody outside has a route to it.
+const PRIVATE: Subnet = Subnet {
+    v4: "10.78.0",
+    v6: "fd78",
+    gateway: Some(1),
+};
+/// What the addresses of the host on the physical network end with.
+const HOST: u8 = 254;
+
 const PICTURE: &str = "
   phys  10.77.0.100 ── uplink0 ── [ lab0 ] ─┬─ tap1   vm1  10.77.0.1   network default
-                                      │     ├─ tap2   vm2  10.77.0.2   network default
-                  host  10.77.0.254 ──┘     └─ veth3  vm3  10.77.0.3   network blue, VLAN 10
+                          │                 ├─ tap2   vm2  10.77.0.2   network default
+     host  10.77.0.254 ───┘                 ├─ veth3  vm3  10.77.0.3   network blue, VLAN 10
+       its gateway into lan, 10.78.0.1 ─────┼─ tap4   vm4  10.78.0.4   network lan, private
+                                            └─ veth5  vm5  10.78.0.5   network lan, private
 ";
 
 /// Makes the lab, shows traffic through it, and keeps it until Ctrl-C unless `once`.
@@ -57,6 +76,8 @@ pub(crate) fn lab(once: bool) -> Result<()> {
         checks: Checks::default(),
     };
     shown.traffic()?;
+    shown.isolation()?;
+    shown.gateway()?;
     shown.counters()?;
     let failed = shown.checks.failed;
     if !once && stdin().is_terminal() {
@@ -79,6 +100,8 @@ struct Lab {
     vm1: Machine,
     vm2: Machine,
     vm3: Machine,
+    vm4: Machine,
+    vm5: Machine,
     phys: Machine,
     host: Netns,
     _config: ConfigDir,
@@ -103,20 +126,26 @@ impl Lab {
         heading("The cast");
         println!("{}", PICTURE.trim_matches('\n'));
         println!(
-            "vm1 and vm2 are {}, vm3, phys and host network namespaces.",
+            "vm1, vm2 and vm4 are {}, the others network namespaces.",
             match kind {
                 Kind::Qemu => "QEMU guests (booting now)",
                 Kind::Namespace => "network namespaces",
             }
         );
         // The guests boot while the switch is being configured.
-        let vm = |number: u8, port: &str, kind: Kind| {
-            Machine::make(kind, &host, &name(&format!("vm{number}")), port, number)
+        let make = |what: &str, port: &str, subnet: &Subnet, number: u8, kind: Kind| {
+            Machine::make(kind, &host, &name(what), port, subnet, number)
         };
-        let mut vm1 = vm(1, "tap1", kind)?;
-        let mut vm2 = vm(2, "tap2", kind)?;
-        let mut vm3 = vm(3, "veth3", Kind::Namespace)?;
-        let phys = Machine::make(Kind::Namespace, &host, &name("phys"), UPLINK, 100)?;
+        let mut vm1 = make("vm1", "tap1", &PHYSICAL, 1, kind)?;
+        let mut vm2 = make("vm2", "tap2", &PHYSICAL, 2, kind)?;
+        let mut vm4 = make("vm4", "tap4", &PRIVATE, 4, kind)?;
+        let vm3 = make("vm3", "veth3", &PHYSICAL, 3, Kind::Namespace)?;
+        let vm5 = make("vm5", "veth5", &PRIVATE, 5, Kind::Namespace)?;
+        let phys = make("phys", UPLINK, &PHYSICAL, 100, Kind::Namespace)?;
+        // The host has its address where it always had it: on its network card.
+        let (v4, v6) = (PHYSICAL.v4(HOST), PHYSICAL.v6(HOST));
+        host.ip(&format!("addr add {v4}/24 dev {UPLINK}"))?;
+        host.ip(&format!("addr add {v6}/64 dev {UPLINK} nodad"))?;
 
         let config_dir = config
             .0
@@ -135,22 +164,34 @@ impl Lab {
         println!("Here, `vnet-user` is short for\n  {}", vnet.typed());
         vnet.show(&format!("up --uplink {UPLINK}"))?;
         let up = Up(vnet.clone());
-        for words in [
-            &format!("network add blue --vlan {BLUE_VLAN}"),
-            "port add tap1",
-            "port add tap2",
-            "port add veth3 --network blue",
-            "status",
-            "port list",
-        ] {
-            interrupt::check()?;
-            vnet.show(words)?;
-        }
-        // The host is on the switch with an address on its device, as on any bridge.
-        host.ip(&format!("link set {SWITCH} up"))?;
-        host.ip(&format!("addr add 10.77.0.254/24 dev {SWITCH}"))?;
+        let blue = format!("network add blue --vlan {BLUE_VLAN}");
+        show_all(
+            &vnet,
+            &[
+                &blue,
+                "port add tap1",
+                "port add tap2",
+                "port add veth3 --network blue",
+            ],
+        )?;
+        heading("A private network, its way out, and a way in");
+        let (gateway4, gateway6) = (PRIVATE.v4(1), PRIVATE.v6(1));
+        let (web, inside) = (PHYSICAL.v4(HOST), PRIVATE.v4(4));
+        show_all(
+            &vnet,
+            &[
+                &format!("network add lan --gateway {gateway4}/24 --gateway {gateway6}/64"),
+                "port add tap4 --network lan",
+                "port add veth5 --network lan",
+                &format!("nat add masquerade --network lan --uplink {UPLINK}"),
+                &format!("nat add dnat --proto tcp --listen {web}:8080 --to {inside}:80"),
+                "status",
+                "port list",
+                "nat list",
+            ],
+        )?;
 
-        for vm in [&mut vm1, &mut vm2, &mut vm3] {
+        for vm in [&mut vm1, &mut vm2, &mut vm4] {
             vm.wait_ready()?;
             interrupt::check()?;
         }
@@ -160,6 +201,8 @@ impl Lab {
             vm1,
             vm2,
             vm3,
+            vm4,
+            vm5,
             phys,
             host,
             _config: config,
@@ -220,8 +263,7 @@ impl Shown {
         checks.expect(
             "vm2 reads the page that phys serves",
             vm2.fetch("10.77.0.100")? == "This is phys.",
-        )?;
-        self.isolation()
+        )
     }
 
     /// vm3 has an address of the same subnet, and is on another network.
@@ -241,27 +283,69 @@ impl Shown {
         Ok(())
     }
 
+    /// The network `lan` has addresses that mean nothing outside.
+    fn gateway(&mut self) -> Result<()> {
+        heading("Out of the private network lan, and into it");
+        let Self {
+            lab:
+                Lab {
+                    vnet,
+                    vm1,
+                    vm4,
+                    vm5,
+                    phys,
+                    ..
+                },
+            checks,
+        } = self;
+        checks.expect("vm4 and vm5 reach each other", vm4.ping("10.78.0.5")?)?;
+        checks.expect("vm4 and its gateway", vm4.ping("10.78.0.1")?)?;
+        checks.expect("vm4 and the physical host", vm4.ping("10.77.0.100")?)?;
+        checks.expect("over IPv6 as well", vm4.ping("fd77::100")?)?;
+        for (name, vm) in [("vm4", &mut *vm4), ("vm5", vm5)] {
+            checks.expect(
+                &format!("{name} reads the page that phys serves"),
+                vm.fetch("10.77.0.100")? == "This is phys.",
+            )?;
+        }
+        vnet.show("flow list")?;
+        let sources = outer_sources(vnet)?;
+        checks.expect(
+            "outside, all of that came from the host's own addresses",
+            !sources.is_empty()
+                && sources
+                    .iter()
+                    .all(|source| [PHYSICAL.v4(HOST), PHYSICAL.v6(HOST)].contains(source)),
+        )?;
+        if let Some(netns) = phys.own_netns() {
+            let route = format!("ip route add {}.0/24 via {}", PRIVATE.v4, PHYSICAL.v4(HOST));
+            println!("{}", prompt("phys", &route));
+            netns.sh(&route)?;
+        }
+        checks.expect(
+            "phys does not reach vm4's own address, not even with a route to it",
+            !phys.ping("10.78.0.4")?,
+        )?;
+        let web = format!("{}:8080", PHYSICAL.v4(HOST));
+        for (name, from) in [
+            ("phys", &mut *phys),
+            ("vm1, on the physical network,", vm1),
+            ("vm5, behind the gateway itself,", vm5),
+        ] {
+            checks.expect(
+                &format!("{name} reads the page that vm4 serves, by the forward"),
+                from.fetch(&web)? == "This is vm4.",
+            )?;
+        }
+        vnet.show("nat list")
+    }
+
     fn counters(&mut self) -> Result<()> {
         heading("What the switch learned and counted");
         self.lab.vnet.show("fdb list")?;
         self.lab.vnet.show("stats")?;
-        let Some(map) = pinned_map("port_counters") else {
-            println!("(no pinned map port_counters under {BPFFS}/{SWITCH})");
-            return Ok(());
-        };
-        println!("$ bpftool map dump pinned {}", map.display());
-        let dump = output(
-            Command::new("bpftool")
-                .args(["map", "dump", "pinned"])
-                .arg(&map),
-        );
-        match dump {
-            Ok(text) => {
-                let lines: Vec<_> = text.lines().take(16).collect();
-                println!("{}\n…", lines.join("\n"));
-            }
-            Err(error) => println!("(bpftool cannot: {error:#})"),
-        }
+        dump("port_counters", 16);
+        dump("bindings", 24);
         Ok(())
     }
 
@@ -289,6 +373,12 @@ impl Shown {
         println!(
             "  nsenter --net=/run/netns/{} tcpdump -eni {UPLINK}",
             host.name()
+        );
+        println!("  lab flow list; lab nat list; lab flow flush --vm tap4");
+        println!("  lab nat add dnat --proto tcp --listen 10.77.0.254:8085 --to 10.78.0.5:80");
+        println!(
+            "  nsenter --net=/run/netns/{} curl http://10.77.0.254:8085/",
+            phys.netns(host)
         );
         println!("\nCtrl-C takes everything down. The counters meanwhile:\n");
     }
@@ -323,6 +413,58 @@ fn tag_on_the_wire(phys: &mut Machine, vm3: &mut Machine) -> Result<bool> {
         }
         _ => Ok(false),
     }
+}
+
+/// Shows the first lines of what bpftool says of a pinned map.
+fn dump(name: &str, lines: usize) {
+    let Some(map) = pinned_map(name) else {
+        println!("(no pinned map {name} under {BPFFS}/{SWITCH})");
+        return;
+    };
+    println!("$ bpftool map dump pinned {}", map.display());
+    let dump = output(
+        Command::new("bpftool")
+            .args(["map", "dump", "pinned"])
+            .arg(&map),
+    );
+    match dump {
+        Ok(text) => {
+            let lines: Vec<_> = text.lines().take(lines).collect();
+            println!("{}\n…", lines.join("\n"));
+        }
+        Err(error) => println!("(bpftool cannot: {error:#})"),
+    }
+}
+
+/// Runs commands one after the other, unless it is time to end.
+fn show_all(vnet: &VnetUser, commands: &[&str]) -> Result<()> {
+    for words in commands {
+        interrupt::check()?;
+        vnet.show(words)?;
+    }
+    Ok(())
+}
+
+/// What the sources of the connections out of the private network are seen as outside.
+fn outer_sources(vnet: &VnetUser) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct List {
+        flows: Vec<Flow>,
+    }
+    #[derive(Deserialize)]
+    struct Flow {
+        vm: Option<String>,
+        dst: String,
+        nat_src: String,
+    }
+    let text = output(&mut vnet.command(["flow", "list", "-j"])).context("listing connections")?;
+    let list: List = serde_json::from_str(&text)
+        .context("listing connections: `flow list -j` printed no such JSON")?;
+    let outward = list.flows.into_iter().filter(|flow| {
+        let own = [PRIVATE.v4, PRIVATE.v6];
+        flow.vm.is_some() && !own.iter().any(|own| flow.dst.starts_with(own))
+    });
+    Ok(outward.map(|flow| flow.nat_src).collect())
 }
 
 /// The map of that name under the lab's pins, whatever the schema's version.

@@ -191,6 +191,9 @@ fn tcp_mid_stream() {
     lab.host.vnet("set mid_stream=on");
     let mut tcp = Connection::open(vm.netns(), 0, lab.phys.netns(), at(PHYS.v4.into(), 0));
     tcp.exchange(1000, 1000);
+    // Until the last acknowledgement has arrived: one that finds no connection would be the host's to
+    // refuse.
+    std::thread::sleep(Duration::from_millis(300));
     lab.host.vnet("flow flush");
     tcp.exchange(100_000, 100_000);
 }

@@ -21,7 +21,7 @@ use vnet_common::{
 use vnet_ebpf::{
     decide::Plan,
     flow::table::{self, FlowTable},
-    gateway::{FlowCount, Fragment, FragmentKey, Gateway, Route, RouteKind, Work},
+    gateway::{Checked, FlowCount, Fragment, FragmentKey, Gateway, Route, RouteKind, Work},
     ip::proto,
     nat::{Outcome, Step, ports},
     rate,
@@ -31,7 +31,7 @@ use vnet_ebpf::{
 
 use super::{
     maps::{
-        BINDINGS, EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS, FLOW_SEED,
+        BINDINGS, CHECKED, EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS, FLOW_SEED,
         FLOW_TAGS, FLOWS, FRAGMENTS, ICMP_LIMIT, NAT_COUNTERS, NAT_MATCH, NAT_RULES, PORT_FLOWS,
         WORK,
     },
@@ -465,6 +465,11 @@ impl Gateway for Kernel {
     fn fragment_find(&self, key: &FragmentKey) -> Option<Fragment> {
         // SAFETY: copied at once; what replaces it meanwhile is checked by its tag.
         unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn checked(&self, place: u32) -> Option<*mut Checked> {
+        CHECKED.get_ptr_mut(place)
     }
 
     #[inline(always)]

@@ -19,7 +19,7 @@ use vnet_ebpf::{
     decide::Plan,
     flow::translate::Change,
     forward::Flood,
-    gateway::{Fragment, FragmentKey, Work},
+    gateway::{Checked, Fragment, FragmentKey, Work},
     ip::Ip,
     meta::Meta,
 };
@@ -129,6 +129,10 @@ pub static FLOW_AGEING: Array<FlowAgeing, 1> = Array::new();
 /// Flows of packets that come in fragments; the oldest go first.
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 16384> = LruHashMap::new();
+
+/// Ways out that were looked up lately; see `vnet_ebpf::gateway::Checked`.
+#[btf_map]
+pub static CHECKED: Array<Checked, { vnet_ebpf::gateway::CHECKED as usize }> = Array::new();
 
 #[btf_map]
 pub static NAT_RULES: Array<NatRule, { 2 * nat::NAT_RULES as usize }> = Array::new();

@@ -373,7 +373,8 @@ fn fdb_learn(word: u64, slot: u16, limits: &LearnLimits) -> u32 {
 pub unsafe fn atomic_add(counter: *mut u32, delta: i32) -> u32 {
     // SAFETY: aligned map memory.
     unsafe {
-        intrinsics::atomic_xadd::<u32, u32, { intrinsics::AtomicOrdering::Relaxed }>(
+        // Relaxed, LLVM's BPF backend picks the instruction that does not return what was there.
+        intrinsics::atomic_xadd::<u32, u32, { intrinsics::AtomicOrdering::SeqCst }>(
             counter,
             delta.cast_unsigned(),
         )

@@ -6,15 +6,19 @@ use aya_ebpf::{
     helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
-use vnet_common::Mac;
+use vnet_common::{Mac, NO_SLOT};
 use vnet_ebpf::{
-    decide::{Fate, decide},
-    flow::translate::{Change, WindowMut, edit},
+    decide::{Fate, Plan, decide},
+    flow::{
+        table::NO_FLOW,
+        translate::{Change, WindowMut, edit},
+    },
     forward::{Action, Exit, Packet, forward},
     frame::{ETH_LEN, TAG_LEN},
     ip::Ip,
     meta::{Hook, Meta, Tag},
-    settle::settle,
+    route,
+    settle::{settle, settle_source},
     tables::Tables as _,
     window::{MAX_OFFSET, Window},
 };
@@ -175,7 +179,9 @@ pub fn run(ctx: &XdpContext) -> Option<u32> {
     let mut buffer = Buffer { md };
     let kernel = Kernel { ctx: ctx.as_ptr() };
     // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
-    let Scratch { meta, plan, .. } = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
+    let Scratch {
+        meta, plan, change, ..
+    } = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
     *meta = Meta {
         hook: Hook::Xdp,
         ifindex,
@@ -188,6 +194,9 @@ pub fn run(ctx: &XdpContext) -> Option<u32> {
     let meta = &*kernel.opaque(meta);
     decide(meta, &buffer, &kernel, plan);
     let plan = kernel.opaque(plan);
+    if plan.stack_slot != NO_SLOT {
+        return route_on(md, plan, meta, change);
+    }
     if matches!(plan.verdict.fate, Fate::PassUp) {
         return None;
     }
@@ -204,5 +213,76 @@ pub fn run(ctx: &XdpContext) -> Option<u32> {
             // SAFETY: takes numbers.
             Some(unsafe { bpf_redirect(exit.ifindex, 0) as u32 })
         }
+    }
+}
+
+/// Sends on a packet of a connection that is known and stands; everything else is for TC.
+#[inline(always)]
+fn route_on(md: *mut xdp_md, plan: &Plan, meta: &Meta, change: &mut Change) -> Option<u32> {
+    let index = xdp_route_look(md);
+    if index == NO_FLOW {
+        return None;
+    }
+    settle_source(plan, meta, &Kernel { ctx: md.cast() });
+    change.index = index;
+    let target = xdp_route_send(md);
+    if target == 0 {
+        return Some(xdp_action::XDP_DROP);
+    }
+    #[cfg(feature = "testing")]
+    super::testing::note_redirect(Exit {
+        ifindex: target,
+        to_stack: false,
+        mark: false,
+    });
+    // SAFETY: takes numbers.
+    Some(unsafe { bpf_redirect(target, 0) as u32 })
+}
+
+/// The entry that the packet follows and that XDP may send, or [`NO_FLOW`]. A global function, which
+/// the verifier looks at once (see `steps`).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_route_look(md: *mut xdp_md) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return NO_FLOW;
+    };
+    // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
+    let Scratch { meta, plan, ip, .. } = unsafe { &mut *scratch };
+    let md = core::hint::black_box(md);
+    let kernel = Kernel { ctx: md.cast() };
+    let index = route::look(plan, meta, &Buffer { md }, &kernel, ip);
+    if index != NO_FLOW && route::xdp_may_send(ip, index, plan, &kernel) {
+        index
+    } else {
+        NO_FLOW
+    }
+}
+
+/// Edits the packet as its flow says; the interface that it leaves by, or 0 when it is dropped.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_route_send(md: *mut xdp_md) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    let Scratch {
+        meta,
+        plan,
+        ip,
+        change,
+    } = unsafe { &mut *scratch };
+    let md = core::hint::black_box(md);
+    match route::send(
+        ip,
+        change,
+        plan,
+        meta,
+        &Kernel { ctx: md.cast() },
+        &mut Buffer { md },
+    ) {
+        Action::Redirect(exit) => exit.ifindex,
+        _ => 0,
     }
 }

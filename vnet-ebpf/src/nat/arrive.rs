@@ -2,7 +2,6 @@
 
 use vnet_common::{
     DropReason,
-    flow::FLOW_HOST,
     nat::NatMatch,
     port::{PORT_GATEWAY, PORT_NATED},
 };
@@ -113,12 +112,6 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         return Outcome::GO_ON;
     }
     work.index = index;
-    if let Some(entry) = gateway.flow(index)
-        // SAFETY: the table's own entry; one word.
-        && unsafe { (*entry).flags } & FLOW_HOST != 0
-    {
-        return Outcome::STACK;
-    }
     let outcome = renew(work, plan, gateway);
     if outcome == Outcome::STACK {
         // Not what it was: the packet is decided as if it were the first.

@@ -101,19 +101,21 @@ fn release<G: Gateway + ?Sized>(work: &mut Work, first: bool, gateway: &G) {
     } else {
         (&*reply, &*forward)
     };
-    if inside.flags & FLOW_BOUND == 0 {
+    if inside.flags & (FLOW_BOUND | FLOW_PORT) == 0 {
         return;
     }
     let (internal, external) = (&inside.key, &outside.key);
-    binding_key.addr = internal.src;
     binding_key.remote = [0; 16];
-    binding_key.port = internal.sport;
-    binding_key.segment = internal.segment;
     binding_key.proto = internal.proto;
-    binding_key.kind = BindingKind::Internal as u8;
-    binding_key.rule = inside.rule;
-    if gateway.binding_release(binding_key, &external.dst, external.dport) {
-        gateway.count_flow(FlowCount::PortReleased, inside.rule);
+    if inside.flags & FLOW_BOUND != 0 {
+        binding_key.addr = internal.src;
+        binding_key.port = internal.sport;
+        binding_key.segment = internal.segment;
+        binding_key.kind = BindingKind::Internal as u8;
+        binding_key.rule = inside.rule;
+        if gateway.binding_release(binding_key, &external.dst, external.dport) {
+            gateway.count_flow(FlowCount::PortReleased, inside.rule);
+        }
     }
     binding_key.addr = external.dst;
     binding_key.port = external.dport;

@@ -2,7 +2,7 @@
 //! over.
 
 use vnet_common::{
-    FlowKey, FlowState,
+    Addr, FlowKey, FlowState,
     flow::{FLOW_HOST, FlowEntry},
 };
 
@@ -23,8 +23,35 @@ pub const fn may_begin(ip: &Ip) -> bool {
     }
 }
 
-/// Ends a VM's connection whose answers would be taken for those to the host's packet in `work.ip`.
-/// An echo has no socket that would show that its identifier is taken, and is noted.
+/// Writes the key that notes that the host uses a port of one of its addresses: one without a remote
+/// end, which no packet has.
+#[inline(always)]
+pub fn used_key(key: &mut FlowKey, addr: &Addr, port: u16, proto: u8) {
+    key.src = [0; 16];
+    key.dst = *addr;
+    key.sport = 0;
+    key.dport = port;
+    key.segment = 0;
+    key.proto = proto;
+    key.reserved = 0;
+}
+
+/// Whether the host has lately sent from a port of one of its addresses.
+#[inline(always)]
+pub fn uses<G: Gateway + ?Sized>(
+    work: &mut Work,
+    addr: &Addr,
+    port: u16,
+    proto: u8,
+    gateway: &G,
+) -> bool {
+    used_key(&mut work.key, addr, port, proto);
+    gateway.find_flow(&work.key) != NO_FLOW
+}
+
+/// Ends a VM's connection whose answers would be taken for those to the host's packet in `work.ip`, and
+/// notes that the host uses its port. A socket shows that only for the remote end that it is connected
+/// to, and an echo has none.
 #[inline(always)]
 pub fn claim<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     let own = &work.ip.key;
@@ -38,28 +65,29 @@ pub fn claim<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
         reserved: 0,
     };
     let index = gateway.find_flow(&work.key);
-    let now_s = gateway.now_s();
-    if index != NO_FLOW
-        && let Some(entry) = gateway.flow(index)
-    {
-        // SAFETY: the table's own entry; single words.
-        unsafe {
-            if (*entry).flags & FLOW_HOST != 0 {
-                (*entry).seen_s = now_s;
-                return;
-            }
-        }
+    if index != NO_FLOW {
         work.index = index;
         gateway.close(work);
     }
-    if matches!(work.ip.icmp, Icmp::Request) {
-        work.forward = FlowEntry::default();
-        work.forward.key = work.key;
-        work.forward.seen_s = now_s;
-        work.forward.created_s = now_s;
-        work.forward.peer = NO_FLOW;
-        work.forward.flags = FLOW_HOST;
-        work.forward.state = FlowState::TwoWay as u8;
-        insert(gateway, &work.forward);
+    let Work { ip, key, .. } = work;
+    used_key(key, &ip.key.src, ip.key.sport, ip.key.proto);
+    let index = gateway.find_flow(&work.key);
+    let now_s = gateway.now_s();
+    if let Some(entry) = gateway.flow(index) {
+        // SAFETY: the table's own entry; one aligned word.
+        unsafe { (*entry).seen_s = now_s };
+        return;
     }
+    work.forward = FlowEntry::default();
+    work.forward.key = work.key;
+    work.forward.seen_s = now_s;
+    work.forward.created_s = now_s;
+    work.forward.peer = NO_FLOW;
+    work.forward.flags = FLOW_HOST;
+    work.forward.state = if work.key.proto == proto::TCP {
+        FlowState::Established as u8
+    } else {
+        FlowState::TwoWay as u8
+    };
+    insert(gateway, &work.forward);
 }

@@ -2,7 +2,7 @@
 //! connection on.
 
 use vnet_common::{
-    Addr, Binding, BindingKey, DropReason, Event, EventKind, FlowEntry, NatRule,
+    Addr, Binding, BindingKey, DropReason, Event, EventKind, FlowEntry, FlowKey, NatRule,
     flow::{
         FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY, FLOW_SNAT,
         FLOW_STATIC, is_v4,
@@ -15,6 +15,7 @@ use vnet_common::{
 use super::{
     Outcome, Tell,
     close::evict,
+    host::uses,
     ports,
     rules::{is_within, look_up, nth_addr, replace_prefix, spread},
     wayout::{find_port, mtu_of, stack_slot},
@@ -117,35 +118,27 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
     } else {
         Outcome::drop(DropReason::NatFiltered)
     };
-    if rule.flags & NAT_APDF != 0 {
+    // A port of one connection is for that one alone.
+    if rule.flags & NAT_SYMMETRIC != 0 || matches!(rule.kind, NatKind::Dnat) {
         return refused;
     }
-    if rule.flags & NAT_ADF != 0 {
-        work.binding_key.remote = key.src;
-        if work.inside {
-            // The other VM knows this one by its external address.
-            let scope = rule.via;
-            let id = look_up(
-                gateway,
-                work.generation,
-                NatMatch::Source,
-                scope,
-                &key.src,
-                0,
-            );
-            if let Some(id) = id
-                && let Some(rule) = gateway.nat_rule(work.generation, id as u16)
-            {
-                external_addr(rule, &key.src, &key.dst, &mut work.binding_key.remote);
-            }
-        }
-        work.binding_key.kind = BindingKind::Contact as u8;
-        let known = gateway.binding_look(&work.binding_key, &mut work.binding);
-        if !known {
+    // Filtering keeps out who is outside. Between VMs it would keep out what each of them asks the
+    // other for by its external address, since neither has been let in first.
+    if !work.inside {
+        if rule.flags & NAT_APDF != 0 {
             return refused;
         }
-    } else if own && gateway.host_socket(&key) {
-        return Outcome::STACK;
+        if rule.flags & NAT_ADF != 0 {
+            work.binding_key.remote = key.src;
+            work.binding_key.kind = BindingKind::Contact as u8;
+            if !gateway.binding_look(&work.binding_key, &mut work.binding) {
+                return refused;
+            }
+        } else if own
+            && (gateway.host_socket(&key) || uses(work, &key.dst, key.dport, key.proto, gateway))
+        {
+            return Outcome::STACK;
+        }
     }
     work.target = mapping.addr;
     work.target_port = mapping.port;
@@ -305,7 +298,7 @@ fn external_addr(rule: &NatRule, src: &Addr, dst: &Addr, external: &mut Addr) {
 
 /// From a network that is translated nothing leaves as it is; others are the host's to forward.
 #[inline(always)]
-fn untranslated<G: Gateway + ?Sized>(work: &Work, gateway: &G) -> Outcome {
+fn untranslated<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let nated = gateway
         .port(work.generation, work.at)
         .is_some_and(|at| at.flags & PORT_NATED != 0);
@@ -318,9 +311,24 @@ fn untranslated<G: Gateway + ?Sized>(work: &Work, gateway: &G) -> Outcome {
         0,
     );
     if nated || guarded.is_some() {
-        Outcome::refuse(DropReason::NatUntranslated, Tell::Prohibited)
-    } else {
+        return Outcome::refuse(DropReason::NatUntranslated, Tell::Prohibited);
+    }
+    // A source that does not live in the network is not routed on either (RFC 3704, 2.2).
+    let Some(at) = gateway.port(work.generation, work.at) else {
+        return Outcome::STACK;
+    };
+    work.key = FlowKey {
+        src: work.ip.key.dst,
+        dst: work.ip.key.src,
+        sport: work.ip.key.dport,
+        dport: work.ip.key.sport,
+        ..work.ip.key
+    };
+    gateway.route(at.ifindex, &work.key, &mut work.route);
+    if matches!(work.route.kind, RouteKind::Out) && work.route.ifindex == at.ifindex {
         Outcome::STACK
+    } else {
+        Outcome::drop(DropReason::NatUntranslated)
     }
 }
 
@@ -348,17 +356,26 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     let Some(rule) = gateway.nat_rule(work.generation, work.source_rule) else {
         return Outcome::drop(DropReason::NatUntranslated);
     };
-    let key = work.ip.key;
     // One to one, or a protocol without ports: the address alone.
     if matches!(rule.kind, NatKind::Static)
-        || !(has_ports(key.proto) || matches!(work.ip.icmp, Icmp::Request))
+        || !(has_ports(work.ip.key.proto) || matches!(work.ip.icmp, Icmp::Request))
     {
         return Outcome::GO_ON;
     }
     let exhausted = Outcome::refuse(DropReason::NatPortsExhausted, Tell::Prohibited);
     // Through a forward's own address there is no mapping to keep.
     let symmetric = rule.flags & NAT_SYMMETRIC != 0 || matches!(rule.kind, NatKind::Dnat);
+    let binding = &mut work.binding;
+    binding.addr = work.ip.key.src;
+    binding.port = work.ip.key.sport;
+    binding.rule = work.source_rule;
+    binding.rule_print = rule.print;
+    binding.segment = work.ip.key.segment;
+    binding.refs = 1;
+    binding.inside = work.at;
+    binding.reserved = 0;
     if symmetric {
+        // A port of its own, so that every remote end sees another one.
         let port = ports::take(work, rule, gateway);
         if port == 0 {
             report_exhausted(work, gateway);
@@ -370,40 +387,30 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
         return Outcome::GO_ON;
     }
     internal_key(work);
-    let mut known = Binding::default();
-    if gateway.binding_hold(&work.binding_key, &mut known) {
+    if gateway.binding_hold(&work.binding_key, &mut work.found) {
+        let port = work.found.port;
         // Led back inside, the address is whatever the mapping has.
         if work.to_inside {
-            work.source = known.addr;
+            work.source = work.found.addr;
         }
-        if known.addr == work.source && known.rule_print == rule.print {
-            ports::reply_key(work, known.port);
+        if work.found.addr == work.source && work.found.rule_print == rule.print {
+            ports::reply_key(work, port);
             if rule.flags & NAT_OWN_ADDRESS != 0 && gateway.host_socket(&work.key) {
                 // The host talks to that very remote end from that very port.
-                gateway.binding_release(&work.binding_key, &known.addr, known.port);
+                gateway.binding_release(&work.binding_key, &work.found.addr, port);
                 report_exhausted(work, gateway);
                 return exhausted;
             }
-            hold_external(work, known.port, gateway);
-            work.source_port = known.port;
+            hold_external(work, port, gateway);
+            work.source_port = port;
             work.flags |= FLOW_BOUND;
             return Outcome::GO_ON;
         }
         // The external address became another one, or the rule did: this mapping lives as long as
         // its connections, and new ones cannot share it.
-        gateway.binding_release(&work.binding_key, &known.addr, known.port);
+        gateway.binding_release(&work.binding_key, &work.found.addr, port);
         return exhausted;
     }
-    work.binding = Binding {
-        addr: key.src,
-        port: key.sport,
-        rule: work.source_rule,
-        rule_print: rule.print,
-        segment: key.segment,
-        refs: 1,
-        inside: work.at,
-        reserved: 0,
-    };
     let port = ports::take(work, rule, gateway);
     if port == 0 {
         report_exhausted(work, gateway);
@@ -416,7 +423,7 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     if !gateway.binding_add(&work.binding_key, &work.binding) {
         // Another CPU made the mapping meanwhile, or there is no room.
         external_key(work, port);
-        gateway.binding_release(&work.binding_key, &key.src, key.sport);
+        gateway.binding_release(&work.binding_key, &work.ip.key.src, work.ip.key.sport);
         return Outcome::drop(DropReason::NatTableFull);
     }
     gateway.count_flow(FlowCount::PortTaken, work.source_rule);
@@ -453,8 +460,7 @@ fn external_key(work: &mut Work, port: u16) {
 #[inline(always)]
 fn hold_external<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) {
     external_key(work, port);
-    let mut other = Binding::default();
-    gateway.binding_hold(&work.binding_key, &mut other);
+    gateway.binding_hold(&work.binding_key, &mut work.found);
 }
 
 #[inline(always)]
@@ -481,16 +487,17 @@ fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
 /// Gives back what [`map_source`] took, when the connection is not taken on after all.
 #[inline(always)]
 pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
-    if work.flags & FLOW_PORT != 0 {
-        gateway.count_flow(FlowCount::PortReleased, work.source_rule);
-    }
-    if work.flags & FLOW_BOUND == 0 {
+    if work.flags & (FLOW_BOUND | FLOW_PORT) == 0 {
         return;
     }
     let (port, key) = (work.source_port, work.ip.key);
-    internal_key(work);
-    if gateway.binding_release(&work.binding_key, &work.source, port) {
+    if work.flags & FLOW_PORT != 0 {
         gateway.count_flow(FlowCount::PortReleased, work.source_rule);
+    } else {
+        internal_key(work);
+        if gateway.binding_release(&work.binding_key, &work.source, port) {
+            gateway.count_flow(FlowCount::PortReleased, work.source_rule);
+        }
     }
     external_key(work, port);
     gateway.binding_release(&work.binding_key, &key.src, key.sport);
@@ -555,6 +562,9 @@ fn print_of<G: Gateway + ?Sized>(work: &Work, rule: u16, gateway: &G) -> u16 {
 /// Puts both entries into the table.
 #[inline(always)]
 pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    if work.forward.key == work.reply.key {
+        return put_alone(work, gateway);
+    }
     let back = match insert(gateway, &work.reply) {
         Inserted::At(index) => index,
         Inserted::Exists => return Outcome::drop(DropReason::NatPortsExhausted),
@@ -578,6 +588,23 @@ pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
         unsafe { core::ptr::write_volatile(&raw mut (*reply).peer, forth) };
     }
     work.index = forth;
+    Outcome::GO_ON
+}
+
+/// Puts the one entry of a VM that sends to its own mapping into the table: what it sends and what
+/// comes back to it looks the same.
+#[inline(always)]
+fn put_alone<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let index = match insert(gateway, &work.forward) {
+        Inserted::At(index) => index,
+        Inserted::Exists => return Outcome::drop(DropReason::NatMidStream),
+        Inserted::Full => return Outcome::drop(DropReason::NatTableFull),
+    };
+    if let Some(entry) = gateway.flow(index) {
+        // SAFETY: the table's own entry; one aligned word.
+        unsafe { core::ptr::write_volatile(&raw mut (*entry).peer, index) };
+    }
+    work.index = index;
     Outcome::GO_ON
 }
 
@@ -633,8 +660,7 @@ pub fn contact<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
         return;
     }
     contact_key(work);
-    let mut other = Binding::default();
-    let held = gateway.binding_hold(&work.binding_key, &mut other) || {
+    let held = gateway.binding_hold(&work.binding_key, &mut work.found) || {
         work.binding = Binding {
             refs: 1,
             rule: work.source_rule,

@@ -2,9 +2,10 @@
 
 use vnet_common::{
     BindingKey, FlowKey, NatRule,
-    nat::{BindingKind, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind},
+    nat::{BindingKind, NAT_OWN_ADDRESS, NatKind},
 };
 
+use super::host::uses;
 use crate::{
     flow::table::NO_FLOW,
     gateway::{Gateway, PortSearch, Work},
@@ -90,17 +91,16 @@ const fn candidate(search: &PortSearch) -> u16 {
     let early = hi - lo + 1 - late;
     let step = search.tries - 1;
     // Every other port of a part, and then those between: first the parity that is to be kept.
-    let (first, n, step) = if step < early && step < TRIES * 3 / 4 {
-        (lo, early, step)
-    } else if late != 0 {
-        (late_lo, late, step)
+    let in_early = late == 0 || (step < early && step < TRIES * 3 / 4);
+    let (first, n) = if in_early {
+        (lo, early)
     } else {
-        (lo, early, step)
+        (late_lo, late)
     };
     let other = (step >= n / 2) as u32;
     let mut port = first + place(search.at, n, 2 * step + other);
     // The late part is in the middle of the early one.
-    if first == lo && late != 0 && port >= late_lo {
+    if in_early && late != 0 && port >= late_lo {
         port += late;
     }
     let near = port ^ ((port ^ search.like as u32 ^ other) & 1);
@@ -119,12 +119,18 @@ const fn place(random: u32, n: u32, step: u32) -> u32 {
     if n == 0 { 0 } else { place % n }
 }
 
-/// Whether a port is nobody's; takes it when mappings are endpoint-independent.
+/// Whether a port was nobody's, and is the packet's now.
 #[inline(always)]
 fn is_free<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> bool {
     let Some(rule) = gateway.nat_rule(work.generation, work.source_rule) else {
         return false;
     };
+    if rule.flags & NAT_OWN_ADDRESS != 0 {
+        let (addr, proto) = (work.source, work.ip.key.proto);
+        if uses(work, &addr, port, proto, gateway) {
+            return false;
+        }
+    }
     reply_key(work, port);
     if rule.flags & NAT_OWN_ADDRESS != 0 && gateway.host_socket(&work.key) {
         return false;
@@ -139,11 +145,7 @@ fn is_free<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> bool
     if gateway.find_flow(&work.key) != NO_FLOW {
         return false;
     }
-    if rule.flags & NAT_SYMMETRIC == 0 && !matches!(rule.kind, NatKind::Dnat) {
-        return gateway.binding_add(&work.binding_key, &work.binding);
-    }
-    let mut other = vnet_common::Binding::default();
-    !gateway.binding_look(&work.binding_key, &mut other)
+    gateway.binding_add(&work.binding_key, &work.binding)
 }
 
 /// Writes the key of the answers to `work.key`, were `port` the external one.

@@ -11,7 +11,7 @@ use super::Outcome;
 use crate::{
     decide::{Plan, is_stack},
     fdb::is_expired,
-    gateway::{Gateway, RouteKind, Work},
+    gateway::{Gateway, RouteKind, Work, checked_place, ends},
 };
 
 /// Slot of the port whose stack sends by an interface: the interface's own, or the host side of an
@@ -193,5 +193,32 @@ pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
             (*peer).flags &= !FLOW_NEIGH;
         }
     }
+    note_checked(work, mtu, now_s, gateway);
     Outcome::GO_ON
+}
+
+/// Lets other flows to the same destination know that the way out in `work.forward` stands.
+#[inline(always)]
+fn note_checked<G: Gateway + ?Sized>(work: &Work, mtu: u16, now_s: u32, gateway: &G) {
+    let entry = &work.forward;
+    let Some((dst, src)) = ends(entry, &work.ip.key.dst) else {
+        return;
+    };
+    if entry.flags & FLOW_NEIGH != 0 {
+        return;
+    }
+    if let Some(checked) = gateway.checked(checked_place(dst)) {
+        // SAFETY: map memory. Another CPU may write too: a mixture matches no flow, or one whose way
+        // out it is.
+        unsafe {
+            (*checked).at_s = 0;
+            (*checked).dst = *dst;
+            (*checked).src = *src;
+            (*checked).next_hop = entry.next_hop;
+            (*checked).via = entry.via;
+            (*checked).slot = entry.slot;
+            (*checked).mtu = mtu;
+            (*checked).at_s = now_s;
+        }
+    }
 }

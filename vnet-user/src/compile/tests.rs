@@ -105,6 +105,19 @@ fn slot(image: &Image, name: &str, kind: PortKind) -> u16 {
         .0
 }
 
+/// The guards that the networks' private addresses have without a rule, and others.
+fn guards(image: &Image, others: &[&str]) -> Vec<String> {
+    let red = image.ports[&slot(image, "vsw0.red", PortKind::Internal)].native_segment;
+    let blue = image.ports[&slot(image, "vsw0.blue", PortKind::Internal)].native_segment;
+    let private = [
+        format!("0 10.1.0.0/24: {red}"),
+        format!("0 fd00:1::/64: {red}"),
+        format!("0 10.2.0.0/24: {blue}"),
+    ];
+    let others = others.iter().map(|line| (*line).to_owned());
+    sorted(private.into_iter().chain(others).collect())
+}
+
 /// Matches of a kind, as text: scope, prefix, port with its prefix length, value.
 fn matches(image: &Image, kind: NatMatch) -> Vec<String> {
     let lines = image.nat_matches.iter().filter_map(|((bits, key), value)| {
@@ -214,9 +227,59 @@ fn a_network_with_a_gateway_has_a_port_for_it() {
         let flags = image.ports[&slot(&image, name, kind)].flags;
         assert_eq!(flags & (PORT_ROUTED | PORT_GATEWAY), 0, "{name}");
     }
-    assert_eq!(image.flags, SWITCH_ROUTES);
     assert_eq!(image.nat_rules, BTreeMap::new());
+    assert_eq!(image.flags, SWITCH_ROUTES | SWITCH_GUARDS);
+    assert_eq!(matches(&image, NatMatch::Guard), guards(&image, &[]));
+    assert_eq!(image.nat_matches.len(), 3, "guards alone");
+}
+
+#[test]
+fn public_addresses_are_guarded_by_a_rule_alone() {
+    let public = |nat| {
+        let config = Config {
+            networks: vec![network(
+                "red",
+                None,
+                &["198.51.100.1/24", "2001:db8:100::1/64", "172.32.0.1/16"],
+            )],
+            ..config(nat)
+        };
+        compile(&config, &facts(&config)).unwrap()
+    };
+    let image = public(Vec::new());
+    assert_eq!(image.flags, SWITCH_ROUTES);
     assert_eq!(image.nat_matches, BTreeMap::new());
+
+    let image = public(vec![masqueraded("red", "eth0")]);
+    assert_eq!(image.flags, SWITCH_ROUTES | SWITCH_GUARDS);
+    let red = image.ports[&slot(&image, "vsw0.red", PortKind::Internal)].native_segment;
+    assert_eq!(
+        matches(&image, NatMatch::Guard),
+        sorted(vec![
+            format!("0 172.32.0.0/16: {red}"),
+            format!("0 198.51.100.0/24: {red}"),
+            format!("0 2001:db8:100::/64: {red}"),
+        ])
+    );
+}
+
+#[test]
+fn private_addresses_of_every_kind_are_guarded() {
+    let nets = [
+        "10.255.0.1/16",
+        "172.31.0.1/16",
+        "192.168.255.1/24",
+        "100.127.0.1/16",
+        "fdff::1/64",
+    ];
+    let config = Config {
+        networks: vec![network("red", None, &nets)],
+        ..config(Vec::new())
+    };
+    let image = compile(&config, &facts(&config)).unwrap();
+    let red = image.ports[&slot(&image, "vsw0.red", PortKind::Internal)].native_segment;
+    let wanted = nets.map(|text| format!("0 {}: {red}", net(text).trunc()));
+    assert_eq!(matches(&image, NatMatch::Guard), sorted(wanted.into()));
 }
 
 #[test]
@@ -294,13 +357,7 @@ fn masquerade() {
     );
     let red = image.ports[&slot(&image, "vsw0.red", PortKind::Internal)];
     assert_ne!(red.flags & PORT_NATED, 0);
-    assert_eq!(
-        matches(&image, NatMatch::Guard),
-        [
-            format!("0 10.1.0.0/24: {}", red.native_segment),
-            format!("0 fd00:1::/64: {}", red.native_segment),
-        ]
-    );
+    assert_eq!(matches(&image, NatMatch::Guard), guards(&image, &[]));
     let blue = image.ports[&slot(&image, "vsw0.blue", PortKind::Internal)];
     assert_eq!(blue.flags & PORT_NATED, 0);
     assert_eq!(matches(&image, NatMatch::Answer), Vec::<String>::new());
@@ -356,13 +413,9 @@ fn a_rule_without_its_uplink_is_left_out_and_still_guards() {
     let red = image.ports[&slot(&image, "vsw0.red", PortKind::Internal)];
     assert_eq!(
         matches(&image, NatMatch::Guard),
-        [
-            format!("0 10.1.0.0/24: {}", red.native_segment),
-            "0 10.2.0.5/32: 10".to_owned(),
-            format!("0 fd00:1::/64: {}", red.native_segment),
-        ]
+        guards(&image, &["0 10.2.0.5/32: 10"])
     );
-    assert_eq!(image.nat_matches.len(), 3);
+    assert_eq!(image.nat_matches.len(), 4, "guards alone");
     assert_ne!(red.flags & PORT_NATED, 0);
 
     // A member's stack is the switch device's.
@@ -397,13 +450,13 @@ fn pools_are_answered_for_but_the_hosts_own_addresses() {
     );
     assert_ne!(image.flags & SWITCH_ANSWERS, 0);
     let red = image.ports[&slot(&image, "vsw0.red", PortKind::Internal)];
+    let outside = [
+        format!("0 10.1.0.0/16: {NO_SEGMENT}"),
+        format!("0 10.9.0.0/24: {NO_SEGMENT}"),
+    ];
     assert_eq!(
         matches(&image, NatMatch::Guard),
-        [
-            format!("0 10.1.0.0/16: {NO_SEGMENT}"),
-            format!("0 10.1.0.0/24: {}", red.native_segment),
-            format!("0 10.9.0.0/24: {NO_SEGMENT}"),
-        ]
+        guards(&image, &outside.each_ref().map(String::as_str))
     );
     assert_ne!(red.flags & PORT_NATED, 0, "its IPv4 sources are covered");
 }
@@ -465,7 +518,7 @@ fn forwards_are_found_by_protocol_address_and_port() {
             format!("{via} 2001:db8::99/128: 1"),
         ])
     );
-    assert_eq!(matches(&image, NatMatch::Guard), Vec::<String>::new());
+    assert_eq!(matches(&image, NatMatch::Guard), guards(&image, &[]));
 }
 
 #[test]
@@ -522,5 +575,5 @@ fn of_equal_sources_the_closest_kind_wins_then_the_lower_id() {
         [format!("{via} 10.2.0.0/24: 4")]
     );
     assert_eq!(matches(&image, NatMatch::Static), ["0 203.0.113.0/24: 4"]);
-    assert_eq!(matches(&image, NatMatch::Guard), ["0 10.2.0.0/24: 10"]);
+    assert_eq!(matches(&image, NatMatch::Guard), guards(&image, &[]));
 }

@@ -14,6 +14,29 @@ use crate::page::Page;
 /// How long the guests may take to boot; they are emulated.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
+/// Where a machine's addresses are from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subnet {
+    /// The first three numbers of its IPv4 addresses.
+    pub(super) v4: &'static str,
+    /// The first word of its IPv6 addresses.
+    pub(super) v6: &'static str,
+    /// The last number of its gateway's addresses, when it has one.
+    pub(super) gateway: Option<u8>,
+}
+
+impl Subnet {
+    /// Its IPv4 address that ends with `number`.
+    pub(super) fn v4(&self, number: u8) -> String {
+        format!("{}.{number}", self.v4)
+    }
+
+    /// Its IPv6 address that ends with `number`, which is read as hexadecimal.
+    pub(super) fn v6(&self, number: u8) -> String {
+        format!("{}::{number}", self.v6)
+    }
+}
+
 /// What a machine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -39,19 +62,23 @@ enum Body {
 }
 
 impl Machine {
-    /// Makes a machine whose port in the namespace `host` is `port` and whose addresses end with
-    /// `number`. `netns` is the name of its own namespace, if it is one; what is behind the last
-    /// dash is the machine's name.
+    /// Makes a machine whose port in the namespace `host` is `port` and whose addresses are those of
+    /// `subnet` that end with `number`. `netns` is the name of its own namespace, if it is one; what
+    /// is behind the last dash is the machine's name.
     pub(super) fn make(
         kind: Kind,
         host: &Netns,
         netns: &str,
         port: &str,
+        subnet: &Subnet,
         number: u8,
     ) -> Result<Self> {
         let name = netns.rsplit('-').next().unwrap_or(netns).to_owned();
-        let ipv4 = format!("10.77.0.{number}/24");
-        let ipv6 = format!("fd77::{number}/64");
+        let ipv4 = format!("{}/24", subnet.v4(number));
+        let ipv6 = format!("{}/64", subnet.v6(number));
+        let gateways = subnet
+            .gateway
+            .map(|number| [subnet.v4(number), subnet.v6(number)]);
         let mac = format!("52:54:00:77:00:{number:02x}");
         let body = match kind {
             Kind::Qemu => {
@@ -61,6 +88,10 @@ impl Machine {
                 config.ipv4 = Some(ipv4);
                 config.ipv6 = Some(ipv6);
                 config.netns = Some(host.name().to_owned());
+                if let Some([v4, v6]) = &gateways {
+                    config.gateway4 = v4.parse().ok();
+                    config.gateway6 = v6.parse().ok();
+                }
                 Body::Guest(Box::new(Guest::boot(config)?))
             }
             Kind::Namespace => {
@@ -72,6 +103,9 @@ impl Machine {
                 own.ip(&format!("link set eth0 address {mac} up"))?;
                 own.ip(&format!("addr add {ipv4} dev eth0"))?;
                 own.ip(&format!("addr add {ipv6} dev eth0 nodad"))?;
+                for gateway in gateways.iter().flatten() {
+                    own.ip(&format!("route add default via {gateway}"))?;
+                }
                 let page = Page::serve(netns, &format!("This is {name}.\n"))?;
                 Body::Namespace {
                     _page: page,
