@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use vnet_common::{
-    Addr, Binding, BindingKey, FlowEntry, FlowKey,
-    flow::{FLOW_BOUND, FLOW_BUSY, FLOW_CONTACT, FLOW_REPLY},
+    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowState,
+    flow::{FLOW_BOUND, FLOW_BUSY, FLOW_CONTACT, FLOW_HOST, FLOW_PORT, FLOW_REPLY},
     nat::BindingKind,
 };
 
@@ -76,10 +76,36 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// The directions that were first.
+    /// The directions of connections that were first; answers to the host's own packets, which
+    /// stand alone, are none.
     pub fn firsts(&self) -> impl Iterator<Item = &Held> {
-        let is_first = |held: &&Held| held.entry.flags & FLOW_REPLY == 0;
+        let is_first = |held: &&Held| held.entry.flags & (FLOW_REPLY | FLOW_HOST) == 0;
         self.held.iter().filter(is_first)
+    }
+
+    /// Every connection by protocol and state, in order: `tcp established, udp one-way`.
+    #[must_use]
+    pub fn states(&self) -> String {
+        let mut states: Vec<String> = self
+            .held
+            .iter()
+            .filter(|held| held.entry.flags & FLOW_REPLY == 0)
+            .map(|held| {
+                let proto = match held.entry.key.proto {
+                    1 | 58 => "icmp".to_owned(),
+                    6 => "tcp".to_owned(),
+                    17 => "udp".to_owned(),
+                    other => other.to_string(),
+                };
+                if held.entry.flags & FLOW_HOST != 0 {
+                    return format!("{proto} host");
+                }
+                let state = FlowState::by_number(held.entry.state);
+                format!("{proto} {}", state.map_or("?", FlowState::name))
+            })
+            .collect();
+        states.sort();
+        states.join(", ")
     }
 
     /// The entry at a place.
@@ -103,9 +129,26 @@ impl Connections {
     pub fn check(&self) -> Result<()> {
         let mut owners: BTreeMap<u16, u32> = BTreeMap::new();
         let mut refs: BTreeMap<Mapping, u32> = BTreeMap::new();
+        let mut alone = 0;
         for held in &self.held {
             ensure!(held.tag > FLOW_BUSY, "the place {} is busy", held.index);
             let entry = &held.entry;
+            let same = self.held.iter().filter(|h| h.entry.key == entry.key);
+            ensure!(same.count() == 1, "{:?} is there twice", entry.key);
+            if entry.flags & FLOW_HOST != 0 {
+                continue;
+            }
+            if entry.peer == held.index {
+                // A VM that sends to its own mapping: both directions look the same, and hold the
+                // same.
+                alone += 1;
+                *owners.entry(entry.owner).or_default() += 1;
+                for mapping in held_by(entry, entry) {
+                    let is_contact = mapping.kind == BindingKind::Contact as u8;
+                    *refs.entry(mapping).or_default() += if is_contact { 1 } else { 2 };
+                }
+                continue;
+            }
             let peer = self
                 .at(entry.peer)
                 .with_context(|| format!("{entry:?} has no other direction"))?;
@@ -117,8 +160,6 @@ impl Connections {
                 "{entry:?} and {:?} are not each other's",
                 peer.entry
             );
-            let same = self.held.iter().filter(|h| h.entry.key == entry.key);
-            ensure!(same.count() == 1, "{:?} is there twice", entry.key);
             if entry.flags & FLOW_REPLY == 0 {
                 *owners.entry(entry.owner).or_default() += 1;
             }
@@ -127,8 +168,9 @@ impl Connections {
             }
         }
         let count = self.firsts().count();
+        let hosts = self.held.iter().filter(|h| h.entry.flags & FLOW_HOST != 0);
         ensure!(
-            self.held.len() == 2 * count && count == self.count as usize,
+            self.held.len() - hosts.count() == 2 * count - alone && count == self.count as usize,
             "there are {} entries of {count} connections, and {} are counted",
             self.held.len(),
             self.count
@@ -153,36 +195,24 @@ impl Connections {
         Ok(())
     }
 
-    /// An internal mapping and the external one name each other.
+    /// An internal mapping and its external one name each other. An external one alone is a port of
+    /// one connection.
     fn check_pair(&self, mapping: &Mapping, binding: &Binding) -> Result<()> {
-        let (internal, external) = (BindingKind::Internal as u8, BindingKind::External as u8);
-        let other = Mapping {
-            kind: if mapping.kind == internal {
-                external
-            } else {
-                internal
-            },
+        if mapping.kind != BindingKind::Internal as u8 {
+            return Ok(());
+        }
+        let external = Mapping {
+            kind: BindingKind::External as u8,
             proto: mapping.proto,
             addr: binding.addr,
             port: binding.port,
             remote: [0; 16],
-            segment: if mapping.kind == internal {
-                0
-            } else {
-                binding.segment
-            },
-            rule: if mapping.kind == internal {
-                0
-            } else {
-                binding.rule
-            },
+            segment: 0,
+            rule: 0,
         };
-        if mapping.kind != internal && mapping.kind != external {
-            return Ok(());
-        }
         let found = self
             .mappings
-            .get(&other)
+            .get(&external)
             .with_context(|| format!("{mapping:?} has no other side"))?;
         ensure!(
             found.addr == mapping.addr && found.port == mapping.port,
@@ -194,7 +224,7 @@ impl Connections {
 
 /// The mappings that one direction's source holds.
 fn held_by(entry: &FlowEntry, peer: &FlowEntry) -> Vec<Mapping> {
-    if entry.flags & FLOW_BOUND == 0 {
+    if entry.flags & (FLOW_BOUND | FLOW_PORT) == 0 {
         return Vec::new();
     }
     let external = Mapping {
@@ -206,17 +236,17 @@ fn held_by(entry: &FlowEntry, peer: &FlowEntry) -> Vec<Mapping> {
         segment: 0,
         rule: 0,
     };
-    let mut held = vec![
-        Mapping {
+    let mut held = vec![external];
+    if entry.flags & FLOW_BOUND != 0 {
+        held.push(Mapping {
             kind: BindingKind::Internal as u8,
             addr: entry.key.src,
             port: entry.key.sport,
             segment: entry.key.segment,
             rule: entry.rule,
             ..external
-        },
-        external,
-    ];
+        });
+    }
     if entry.flags & FLOW_CONTACT != 0 {
         held.push(Mapping {
             kind: BindingKind::Contact as u8,

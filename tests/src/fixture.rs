@@ -79,6 +79,8 @@ pub enum Step {
     Flush,
     /// Something becomes so on the host, or no longer is ([`world::parse`]).
     Host(&'static str),
+    /// These are the connections ([`crate::connections::Connections::states`]).
+    States(&'static str),
 }
 
 /// What is to come of a frame.
@@ -295,6 +297,13 @@ impl Fixture {
     #[must_use]
     pub fn host(mut self, lines: &'static str) -> Self {
         self.steps.push(Step::Host(lines));
+        self
+    }
+
+    /// By now, these are the connections, in order: `tcp established, udp one-way`.
+    #[must_use]
+    pub fn states(mut self, states: &'static str) -> Self {
+        self.steps.push(Step::States(states));
         self
     }
 

@@ -126,6 +126,13 @@ impl Spec {
         self
     }
 
+    /// EtherType and what follows.
+    #[must_use]
+    pub fn body(mut self, body: Vec<u8>) -> Self {
+        self.body = body;
+        self
+    }
+
     /// An IP packet, and nothing behind it.
     #[must_use]
     pub fn packet(mut self, packet: &ip::Packet) -> Self {

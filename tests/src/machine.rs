@@ -5,6 +5,7 @@
 //! does what of a packet that is routed.
 
 mod effects;
+mod flow;
 mod gateway;
 mod packet;
 mod tables;
@@ -17,7 +18,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use vnet_common::{
-    DropCounters, DropReason, Event, FdbBucket, FdbKey, Mac, MacDenyKey, Member, NO_SLOT, PortConf,
+    DropCounters, Event, FdbBucket, FdbKey, Mac, MacDenyKey, Member, NO_SLOT, PortConf,
     PortCounters, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState,
     SwitchConf,
     event::{EVENT_KINDS, EventLimit},
@@ -25,16 +26,10 @@ use vnet_common::{
 use vnet_ebpf::{
     decide::{Fate, Plan, decide},
     fdb,
-    flow::{table::NO_FLOW, translate::Change},
     forward::{Action, Flood, forward},
     frame::{ETH_LEN, TAG_LEN},
-    gateway::Work,
-    ip::Ip,
     meta::{Hook, Meta, Tag},
-    nat::{self, arrive::arrive},
-    route,
-    settle::{settle, settle_source, settle_verdict},
-    tables::Effects,
+    settle::{settle, settle_source},
 };
 use vnet_user::datapath::{object::Sizes, publish::next_conf};
 
@@ -50,10 +45,6 @@ pub use packet::Skb;
 
 /// Bytes that the kernel side pulls into the linear head (`WANTED` in vnet-ebpf/src/kernel/tc.rs).
 const PULLED: usize = ETH_LEN + 2 * TAG_LEN;
-/// As [`PULLED`], for packets that may have to be routed (`ROUTED` there).
-const ROUTED: usize = 98;
-/// As [`PULLED`], for packets that take more work (`WANTED` in vnet-ebpf/src/kernel/flow.rs).
-const FLOW_PULLED: usize = 256;
 
 /// The pure machine.
 pub struct Machine {
@@ -258,47 +249,19 @@ impl Machine {
             let action = self.route_on(&mut plan, &meta, &mut skb);
             return skb.end(action);
         }
+        if meta.hook == Hook::TcIngress
+            && let Some(action) = self.answer(&plan, &meta, &mut skb)
+        {
+            settle_source(&plan, &meta, self);
+            return skb.end(action);
+        }
+        if meta.hook == Hook::TcEgress {
+            self.claim_for_host(&plan, &meta, &mut skb);
+        }
         settle(&mut plan, &meta, self);
         let action = forward(&plan, &meta, self, &mut skb)
             .unwrap_or_else(|| self.flood(&plan, &meta, &mut skb));
         skb.end(action)
-    }
-
-    /// As `route_on` there.
-    fn route_on(&self, plan: &mut Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
-        skb.pull(ROUTED);
-        let mut ip = Ip::EMPTY;
-        let index = route::look(plan, meta, skb, self, &mut ip);
-        settle_source(plan, meta, self);
-        if index == NO_FLOW {
-            return self.flow(plan, meta, skb);
-        }
-        let mut change = Change {
-            index,
-            ..Change::NONE
-        };
-        route::send(&ip, &mut change, plan, meta, self, skb)
-    }
-
-    /// As `run` in vnet-ebpf/src/kernel/flow.rs.
-    fn flow(&self, plan: &mut Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
-        use nat::Outcome;
-
-        skb.pull(FLOW_PULLED);
-        let mut work = self.gateway.work.borrow_mut();
-        let outcome = arrive(&mut work, plan, meta, skb, self);
-        if outcome == Outcome::SEND || outcome == Outcome::FRAGMENT {
-            work.change.index = work.index;
-            let Work { ip, change, .. } = &mut **work;
-            route::send(ip, change, plan, meta, self, skb)
-        } else if outcome == Outcome::STACK {
-            settle_verdict(plan, meta, self);
-            forward(plan, meta, self, skb).unwrap_or(Action::Drop)
-        } else {
-            let reason = DropReason::ALL[outcome.reason() as usize];
-            Effects::count_drop(self, plan.port.slot, reason, meta.packets());
-            Action::Drop
-        }
     }
 
     fn flood(&self, plan: &Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
@@ -320,7 +283,9 @@ impl Machine {
             let meta = frame.meta();
             let mut plan = Plan::EMPTY;
             decide(&meta, buffer.bytes.as_slice(), self, &mut plan);
-            if plan.verdict.fate == Fate::PassUp {
+            if plan.stack_slot != NO_SLOT {
+                self.route_at_xdp(&plan, &meta, &mut buffer)
+            } else if plan.verdict.fate == Fate::PassUp {
                 Action::Pass
             } else {
                 settle(&mut plan, &meta, self);

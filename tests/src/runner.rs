@@ -48,10 +48,17 @@ pub fn run_kernel(fixture: &Fixture, pure: &Run) -> Result<()> {
     })
     .context("in the kernel")?;
     for (index, (ours, theirs)) in pure.steps.iter().zip(&done.steps).enumerate() {
+        let number = index + 1;
+        let ((pure, counted, left), (loaded, also_counted, also_left)) = (ours, theirs);
         ensure!(
-            ours == theirs,
-            "the machines do not agree on frame {}:\npure: {ours:02x?}\nkernel: {theirs:02x?}",
-            index + 1
+            pure == loaded && counted == also_counted,
+            "the machines do not agree on frame {number}:\npure: {pure:02x?}, {counted:?}\n\
+             kernel: {loaded:02x?}, {also_counted:?}"
+        );
+        ensure!(
+            left == also_left,
+            "the machines do not agree on what frame {number} leaves behind:\n\
+             pure: {left:x?}\nkernel: {also_left:x?}"
         );
     }
     ensure!(
@@ -140,6 +147,14 @@ fn run(fixture: &Fixture, mut setup: Setup, machine: &mut dyn Switch) -> Result<
             Step::Apply(document) => {
                 setup = fixture.next_setup(document, &setup).with_context(doing)?;
                 machine.apply(&setup).with_context(doing)?;
+            }
+            Step::States(expected) => {
+                let states = machine.connections()?.states();
+                ensure!(
+                    states == *expected,
+                    "{}: expected {expected:?}, there are {states:?}",
+                    doing()
+                );
             }
             Step::Sweep => machine.sweep_flows().with_context(doing)?,
             Step::Flush => machine.flush().with_context(doing)?,

@@ -175,7 +175,10 @@ impl Routing {
         if !self.forwarding.contains(&ifindex) || self.addresses().any(is_own) {
             return Route::NONE;
         }
-        let matching = |net: &IpNet| begins_alike(&addr(net.network()), dst, bits(net));
+        let v4 = vnet_common::flow::is_v4(dst);
+        let matching = |net: &IpNet| {
+            net.addr().is_ipv4() == v4 && begins_alike(&addr(net.network()), dst, bits(net))
+        };
         let routes = self.facts.iter().filter_map(|fact| {
             let (net, via, dev) = match fact {
                 Fact::Address(net, dev) => (net, None, dev),
@@ -198,7 +201,6 @@ impl Routing {
         });
         // The address of the next hop's subnet, or else the first one (net/ipv4/devinet.c,
         // inet_select_addr).
-        let v4 = vnet_common::flow::is_v4(dst);
         let own: Vec<IpNet> = self
             .addresses()
             .filter(|(index, net)| *index == out && net.addr().is_ipv4() == v4)

@@ -9,10 +9,29 @@ const TCP_FLAGS: [(char, u8); 5] = [('F', 1), ('S', 2), ('R', 4), ('P', 8), ('A'
 /// What is behind the IP header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Inside {
-    Udp { checksum: bool },
-    Tcp { flags: u8, seq: u32, ack: u32 },
-    Echo { reply: bool, id: u16 },
-    Error { kind: u8, code: u8, about: Vec<u8> },
+    Udp {
+        checksum: bool,
+    },
+    Tcp {
+        flags: u8,
+        seq: u32,
+        ack: u32,
+    },
+    Echo {
+        reply: bool,
+        id: u16,
+    },
+    Error {
+        kind: u8,
+        code: u8,
+        next_mtu: u16,
+        about: Vec<u8>,
+    },
+    /// Neighbour discovery: everything behind the checksum.
+    Neighbour {
+        kind: u8,
+        rest: Vec<u8>,
+    },
     Other(u8),
 }
 
@@ -31,6 +50,8 @@ pub struct Packet {
     dst: SocketAddr,
     inside: Inside,
     ttl: u8,
+    /// Type of service.
+    service: u8,
     payload: usize,
     dont_fragment: bool,
     fragment: Option<Fragment>,
@@ -58,6 +79,7 @@ fn packet(text: &str, inside: Inside) -> Packet {
         dst,
         inside,
         ttl: 64,
+        service: 0,
         payload: 32,
         dont_fragment: false,
         fragment: None,
@@ -114,8 +136,50 @@ pub fn error(ends: &str, (kind, code): (u8, u8), about: &Packet) -> Packet {
         let header = usize::from(about[0] & 0x0f) * 4;
         about.truncate(header + 8);
     }
-    let inside = Inside::Error { kind, code, about };
+    let inside = Inside::Error {
+        kind,
+        code,
+        next_mtu: 0,
+        about,
+    };
     packet(ends, inside).payload(0)
+}
+
+/// A neighbour solicitation for `target` from a MAC address (RFC 4861, 4.3).
+#[must_use]
+pub fn solicitation(ends: &str, target: &str, from: [u8; 6]) -> Packet {
+    let target: std::net::Ipv6Addr = target.parse().expect("an address");
+    let mut rest = vec![0; 4];
+    rest.extend(target.octets());
+    rest.extend([1, 1]);
+    rest.extend(from);
+    let inside = Inside::Neighbour { kind: 135, rest };
+    packet(ends, inside).payload(0).ttl(255)
+}
+
+/// The answer to a solicitation, for the address that it comes from (RFC 4861, 4.4).
+#[must_use]
+pub fn advertisement(ends: &str, mac: [u8; 6]) -> Packet {
+    let inside = Inside::Other(58);
+    let mut packet = packet(ends, inside).payload(0).ttl(255);
+    let mut rest = vec![0x60, 0, 0, 0];
+    rest.extend(octets(packet.src.ip()));
+    rest.extend([2, 1]);
+    rest.extend(mac);
+    packet.inside = Inside::Neighbour { kind: 136, rest };
+    packet
+}
+
+/// EtherType and ARP packet: operation, sender and target with their MAC addresses (RFC 826).
+#[must_use]
+pub fn arp(operation: u8, sender: ([u8; 6], &str), target: ([u8; 6], &str)) -> Vec<u8> {
+    let mut body = vec![0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, operation];
+    for (mac, ip) in [sender, target] {
+        let ip: std::net::Ipv4Addr = ip.parse().expect("an address");
+        body.extend(mac);
+        body.extend(ip.octets());
+    }
+    body
 }
 
 impl Packet {
@@ -130,6 +194,31 @@ impl Packet {
     #[must_use]
     pub fn hop(mut self) -> Self {
         self.ttl -= 1;
+        self
+    }
+
+    /// Its type of service is "internetwork control", as errors have it (RFC 1812, 4.3.2.5).
+    #[must_use]
+    pub fn service(mut self) -> Self {
+        self.service = 0xc0;
+        self
+    }
+
+    /// The MTU that an error tells of (RFC 1191, 4).
+    #[must_use]
+    pub fn next_mtu(mut self, mtu: u16) -> Self {
+        if let Inside::Error { next_mtu, .. } = &mut self.inside {
+            *next_mtu = mtu;
+        }
+        self
+    }
+
+    /// What an error embeds is only so long.
+    #[must_use]
+    pub fn cut_about(mut self, len: usize) -> Self {
+        if let Inside::Error { about, .. } = &mut self.inside {
+            about.truncate(len);
+        }
         self
     }
 
@@ -201,7 +290,7 @@ impl Packet {
             Inside::Udp { .. } => 17,
             Inside::Tcp { .. } => 6,
             Inside::Echo { .. } | Inside::Error { .. } if self.src.is_ipv4() => 1,
-            Inside::Echo { .. } | Inside::Error { .. } => 58,
+            Inside::Echo { .. } | Inside::Error { .. } | Inside::Neighbour { .. } => 58,
             Inside::Other(protocol) => protocol,
         }
     }
@@ -242,9 +331,20 @@ impl Packet {
                 header.extend([0, 7]);
                 header
             }
-            Inside::Error { kind, code, about } => {
-                let mut message = vec![*kind, *code, 0, 0, 0, 0, 0, 0];
+            Inside::Error {
+                kind,
+                code,
+                next_mtu,
+                about,
+            } => {
+                let [high, low] = next_mtu.to_be_bytes();
+                let mut message = vec![*kind, *code, 0, 0, 0, 0, high, low];
                 message.extend(about);
+                message
+            }
+            Inside::Neighbour { kind, rest } => {
+                let mut message = vec![*kind, 0, 0, 0];
+                message.extend(rest);
                 message
             }
             Inside::Other(_) => Vec::new(),
@@ -254,7 +354,9 @@ impl Packet {
             Inside::Udp { checksum: false } | Inside::Other(_) => return upper,
             Inside::Udp { .. } => (6, true),
             Inside::Tcp { .. } => (16, true),
-            Inside::Echo { .. } | Inside::Error { .. } => (2, self.src.is_ipv6()),
+            Inside::Echo { .. } | Inside::Error { .. } | Inside::Neighbour { .. } => {
+                (2, self.src.is_ipv6())
+            }
         };
         let mut covered = if pseudo {
             self.pseudo(upper.len())
@@ -288,7 +390,7 @@ impl Packet {
         let (src, dst) = (octets(self.src.ip()), octets(self.dst.ip()));
         if self.src.is_ipv4() {
             let header = 20 + self.options;
-            let mut bytes = vec![0x40 | (header / 4) as u8, 0];
+            let mut bytes = vec![0x40 | (header / 4) as u8, self.service];
             bytes.extend(((header + upper.len()) as u16).to_be_bytes());
             bytes.extend((id as u16).to_be_bytes());
             let field =

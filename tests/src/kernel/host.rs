@@ -45,6 +45,14 @@ impl Host {
                 quiet_v6(dev)?;
             }
         }
+        // What a frame that the switch leaves to the host makes it say is no frame of the test's.
+        for (name, _) in setup
+            .devices
+            .iter()
+            .filter(|_| !setup.routing.facts().is_empty())
+        {
+            sysctl::set(&sysctl::ipv4_conf(name, "arp_ignore")?, "8")?;
+        }
         for name in &gateways {
             sysctl::set(&sysctl::ipv4_conf(name, "forwarding")?, "1")?;
             let v6 = sysctl::ipv6_conf(name, "forwarding")?;

@@ -13,7 +13,7 @@ use vnet_common::{
 };
 use vnet_ebpf::{
     flow::table::{FlowTable, find},
-    gateway::{FlowCount, Fragment, FragmentKey, Gateway, Route, Work},
+    gateway::{CHECKED, Checked, FlowCount, Fragment, FragmentKey, Gateway, Route, Work},
     nat::{close, ports},
     rate,
 };
@@ -63,6 +63,7 @@ pub(super) struct State {
     bindings: RefCell<BTreeMap<Mapping, Binding>>,
     binding_room: usize,
     fragments: RefCell<HashMap<FragmentKey, Fragment>>,
+    checked: Box<[UnsafeCell<Checked>]>,
     icmp_next_ns: Cell<u64>,
     random: Cell<u64>,
     rules: BTreeMap<(u32, u16), NatRule>,
@@ -94,6 +95,7 @@ impl State {
             bindings: RefCell::default(),
             binding_room: 3 * setup.sizes.flow_size.max(1) as usize,
             fragments: RefCell::default(),
+            checked: (0..CHECKED).map(|_| UnsafeCell::default()).collect(),
             icmp_next_ns: Cell::new(0),
             random: Cell::new(0x5eed),
             rules: BTreeMap::new(),
@@ -355,6 +357,13 @@ impl Gateway for Machine {
 
     fn fragment_find(&self, key: &FragmentKey) -> Option<Fragment> {
         self.gateway.fragments.borrow().get(key).copied()
+    }
+
+    fn checked(&self, place: u32) -> Option<*mut Checked> {
+        self.gateway
+            .checked
+            .get(place as usize)
+            .map(UnsafeCell::get)
     }
 
     fn icmp_take(&self) -> bool {

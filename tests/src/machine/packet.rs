@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use vnet_ebpf::{
-    flow::translate::{Change, WindowMut, edit},
+    flow::{
+        icmp::Store,
+        translate::{Change, WindowMut, edit},
+    },
     forward::{Action, Exit, Packet},
     frame::{ETH_LEN, TAG_LEN},
     ip::Ip,
@@ -44,6 +47,22 @@ impl<'a> Skb<'a> {
     /// `bpf_skb_pull_data`, where the head is shorter than `wanted`.
     pub(super) fn pull(&mut self, wanted: usize) {
         self.linear = self.linear.max(wanted.min(self.bytes.len()));
+    }
+
+    /// Its length, without a tag in metadata.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Its first `len` bytes, linear or not.
+    pub(super) fn head(&self, len: usize) -> Option<&[u8]> {
+        self.bytes.get(..len)
+    }
+
+    /// Makes it another frame; a tag in metadata stays.
+    pub(super) fn become_bytes(&mut self, bytes: Vec<u8>) {
+        self.linear = bytes.len();
+        self.bytes = bytes;
     }
 
     /// What became of it.
@@ -246,6 +265,16 @@ fn bytes_mut<const N: usize>(bytes: &mut [u8], offset: usize) -> Option<&mut [u8
 impl WindowMut for Skb<'_> {
     fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
         bytes_mut(&mut self.bytes, offset)
+    }
+}
+
+impl Store for Skb<'_> {
+    fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> bool {
+        let Some(at) = bytes_mut(&mut self.bytes, offset) else {
+            return false;
+        };
+        *at = *bytes;
+        true
     }
 }
 
