@@ -140,6 +140,9 @@ pub const FLOW_PORT: u16 = 1024;
 /// `flags`: no connection of a VM: answers to the host's own packets, which have to get to the host.
 pub const FLOW_HOST: u16 = 2048;
 
+/// `flags`: the flow holds the block of external ports of the source's address.
+pub const FLOW_BLOCK: u16 = 4096;
+
 /// One direction of a connection. An all-zero entry is free.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -156,6 +156,8 @@ pub struct PortSearch {
     pub like: u16,
     /// The port found; 0 is none.
     pub found: u16,
+    /// Number of blocks, when the search is for a block of `like` ports; else 0.
+    pub blocks: u32,
 }
 
 /// All that the slow path works on for one packet: too large for a program's stack.
@@ -218,6 +220,8 @@ pub struct Work {
     pub target_rule: u16,
     /// The rule that replaces its source; 0 is none.
     pub source_rule: u16,
+    /// First port of the block of its source.
+    pub block: u16,
     /// Segment that the answers come in from.
     pub out_segment: u16,
     /// Slot of the VM's port that the connection counts for.
@@ -230,6 +234,8 @@ pub struct Work {
     pub inside: bool,
     /// It leaves to the inside.
     pub to_inside: bool,
+    /// Its source becomes the address that it was sent to, which is no mapping of its own.
+    pub borrowed: bool,
 }
 
 /// Everything that routing and translation look at and change.

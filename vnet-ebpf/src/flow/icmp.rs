@@ -1,7 +1,7 @@
 //! ICMP errors: those that pass, with the packet that they embed translated back (RFC 5508, 4.2), and
 //! those that the gateway makes itself (RFC 792, RFC 1191, RFC 4443).
 
-use vnet_common::{Addr, FlowKey};
+use vnet_common::{Addr, FlowKey, flow::is_v4};
 
 use super::translate::{
     diff_addr, diff2, diff4, fold16, ipv4_tail, port_bytes, ports_offset, updated,
@@ -20,18 +20,18 @@ pub trait Store: Window {
 }
 
 /// Translates an ICMP error about a packet that went the other way of a flow. `outer` and `inner` are
-/// its headers and those that it embeds, `peer` is the key of the flow's other direction, `sport` and
-/// `dport` are the ports that the flow's packets leave with. Writes the error's own addresses to
-/// `change`; the caller carries that out. False when it does not fit the flow.
+/// its headers and those that it embeds, `peer` is the key of the flow's other direction, `change` has the
+/// error's own addresses after it, which the caller writes, and the ports that the flow's packets leave
+/// with. False when the kernel refuses.
 #[inline(always)]
 pub fn translate_error<P: Store>(
     packet: &mut P,
     outer: &Ip,
     inner: &Ip,
     peer: &FlowKey,
-    (sport, dport): (u16, u16),
-    change: &mut Change,
+    change: &Change,
 ) -> bool {
+    let (sport, dport) = (change.sport, change.dport);
     // The embedded packet went the other way: its source is what these packets are sent to.
     let l4 = inner.l4 as usize;
     let pseudo = addresses_diff(&inner.key, &peer.src, &peer.dst);
@@ -113,6 +113,17 @@ fn finish_error<P: Store>(packet: &mut P, outer: &Ip, sum: u64) -> bool {
     };
     let new = updated(*old, sum);
     packet.store(at, &new)
+}
+
+/// Whether an address is one host's, and may be sent an error (RFC 1122, 3.2.2; RFC 4443, 2.4).
+#[inline(always)]
+#[must_use]
+pub fn is_one_host(addr: &Addr) -> bool {
+    if is_v4(addr) {
+        !matches!(addr[12], 0 | 127 | 224..)
+    } else {
+        addr[0] != 0xff && *addr != [0; 16]
+    }
 }
 
 /// Bytes of the headers that a made error has in front of the packet that it embeds, for IPv4.

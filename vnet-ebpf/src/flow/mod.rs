@@ -1,6 +1,7 @@
 //! Connections: what is known of them, how they live, and what becomes of their packets.
 
 pub mod icmp;
+pub mod mss;
 pub mod state;
 pub mod table;
 pub mod translate;

@@ -4,9 +4,11 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::{bpf_skb_adjust_room, bpf_skb_change_tail},
 };
-use vnet_common::FlowKey;
+use vnet_common::{DropReason, FlowKey};
 use vnet_ebpf::{
-    flow::icmp::{EMBEDDED, ERROR_V4, ERROR_V6, Store, error_v4, error_v6, translate_error},
+    flow::icmp::{
+        EMBEDDED, ERROR_V4, ERROR_V6, Store, error_v4, error_v6, is_one_host, translate_error,
+    },
     flow::translate::fold32,
     forward::{Action, Exit},
     frame::ETH_LEN,
@@ -14,7 +16,7 @@ use vnet_ebpf::{
     ip::{IPV4_LEN, IPV6_LEN, Icmp, Part, proto},
     nat::Tell,
     route,
-    tables::Tables as _,
+    tables::{Effects as _, Tables as _},
     window::Window,
 };
 
@@ -45,6 +47,7 @@ pub extern "C" fn icmp_related(raw: *mut __sk_buff) -> u64 {
     let kernel = Kernel { ctx: raw.cast() };
     let mut skb = Skb { skb: raw };
     let Some(way) = route::begin_related(work, &kernel) else {
+        kernel.count_drop(plan.port.slot, DropReason::NatIcmpUnrelated, 1);
         return DROP;
     };
     let Work {
@@ -54,14 +57,8 @@ pub extern "C" fn icmp_related(raw: *mut __sk_buff) -> u64 {
         key,
         ..
     } = work;
-    if !translate_error(
-        &mut skb,
-        ip,
-        inner,
-        key,
-        (change.sport, change.dport),
-        change,
-    ) {
+    if !translate_error(&mut skb, ip, inner, key, change) {
+        kernel.count_drop(plan.port.slot, DropReason::KernelRefused, 1);
         return DROP;
     }
     pack(route::leave(ip, change, way, plan, meta, &kernel, &mut skb))
@@ -93,6 +90,7 @@ pub extern "C" fn icmp_tell(raw: *mut __sk_buff, tell: u32) -> u64 {
         || matches!(ip.part, Part::Later)
         || usize::from(ip.l4) != usize::from(ip.l3) + header
         || usize::from(ip.l3) != ETH_LEN
+        || !is_one_host(&ip.key.src)
         || !kernel.icmp_take()
     {
         return DROP;

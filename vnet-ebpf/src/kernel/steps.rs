@@ -44,6 +44,8 @@ steps! {
     step_mapping = Mapping;
     step_route = Route;
     step_source = Source;
+    step_room = Room;
+    step_block = Block;
     step_map_source = MapSource;
     step_give_back = GiveBack;
     step_enter = Enter;

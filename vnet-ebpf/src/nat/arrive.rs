@@ -102,6 +102,7 @@ fn begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
         .port(plan.generation, plan.stack_slot)
         .is_some_and(|at| at.flags & PORT_GATEWAY != 0);
     work.to_inside = false;
+    work.borrowed = false;
 }
 
 /// The packet's flow, when there is one that stands.
@@ -151,12 +152,18 @@ fn begin_flow<W: Window + ?Sized, G: Gateway + ?Sized>(
         outcome = open::may_begin(work, gateway);
     }
     if outcome == Outcome::GO_ON {
-        outcome = gateway.step(Step::MapSource, work, plan, window);
+        outcome = gateway.step(Step::Room, work, plan, window);
+    }
+    if outcome == Outcome::GO_ON {
+        outcome = gateway.step(Step::Block, work, plan, window);
     }
     if outcome != Outcome::GO_ON {
         return outcome;
     }
-    outcome = gateway.step(Step::Enter, work, plan, window);
+    outcome = gateway.step(Step::MapSource, work, plan, window);
+    if outcome == Outcome::GO_ON {
+        outcome = gateway.step(Step::Enter, work, plan, window);
+    }
     if outcome == Outcome::GO_ON {
         gateway.step(Step::Contact, work, plan, window);
         outcome = gateway.step(Step::Put, work, plan, window);

@@ -5,12 +5,13 @@ use core::ptr;
 use vnet_common::{
     Event, EventKind, FlowState,
     flow::{
-        FLOW_BOUND, FLOW_BUCKET, FLOW_BUSY, FLOW_CONTACT, FLOW_DNAT, FLOW_PORT, FLOW_REPLY,
-        FLOW_SNAT,
+        FLOW_BLOCK, FLOW_BOUND, FLOW_BUCKET, FLOW_BUSY, FLOW_CONTACT, FLOW_DNAT, FLOW_PORT,
+        FLOW_REPLY, FLOW_SNAT,
     },
     nat::BindingKind,
 };
 
+use super::ports::release_block;
 use crate::{
     flow::{
         state::is_expired,
@@ -62,6 +63,11 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     release(work, true, gateway);
     release(work, false, gateway);
     let owner = work.forward.owner;
+    if work.forward.flags & FLOW_BLOCK != 0 {
+        let first = &work.forward;
+        let of = (first.key.src, first.key.segment, first.rule);
+        release_block(work, of, gateway);
+    }
     gateway.add_flow_count(-1);
     gateway.add_owner_count(owner, -1);
     gateway.count_flow(FlowCount::Ended, 0);
@@ -71,16 +77,19 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     if work.forward.flags & FLOW_PORT != 0 {
         gateway.count_flow(FlowCount::PortReleased, work.forward.rule);
     }
-    let translated = work.forward.flags & (FLOW_SNAT | FLOW_DNAT) != 0;
     let event = &mut work.event;
     *event = Event::default();
     event.time_ns = gateway.now_ns();
     event.kind = EventKind::FlowEnd as u32;
     event.slot = owner;
+    event.segment = work.forward.key.segment;
     event.flow = work.forward.key;
-    if translated {
+    if work.forward.flags & FLOW_SNAT != 0 {
         event.nat_addr = work.reply.key.dst;
         event.nat_port = work.reply.key.dport;
+    } else if work.forward.flags & FLOW_DNAT != 0 {
+        event.nat_addr = work.reply.key.src;
+        event.nat_port = work.reply.key.sport;
     }
     event.rule = work.forward.rule;
     gateway.report(&work.event);

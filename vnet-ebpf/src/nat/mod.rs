@@ -106,6 +106,10 @@ pub enum Step {
     Route,
     /// [`open::find_source`].
     Source,
+    /// [`open::find_room`].
+    Room,
+    /// [`open::find_block`].
+    Block,
     /// [`open::map_source`].
     MapSource,
     /// [`open::give_back`].
@@ -143,6 +147,8 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::Mapping => open::find_mapping(work, gateway),
         Step::Route => open::find_route(work, gateway),
         Step::Source => open::find_source(work, gateway),
+        Step::Room => open::find_room(work, gateway),
+        Step::Block => open::find_block(work, gateway),
         Step::MapSource => open::map_source(work, gateway),
         Step::GiveBack => {
             open::give_back(work, gateway);

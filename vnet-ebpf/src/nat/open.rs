@@ -4,8 +4,8 @@
 use vnet_common::{
     Addr, Binding, BindingKey, DropReason, Event, EventKind, FlowEntry, FlowKey, NatRule,
     flow::{
-        FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY, FLOW_SNAT,
-        FLOW_STATIC, is_v4,
+        FLOW_BLOCK, FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY,
+        FLOW_SNAT, FLOW_STATIC, is_v4,
     },
     nat::{BindingKind, NAT_ADF, NAT_APDF, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind, NatMatch},
     port::{PORT_GATEWAY, PORT_NATED},
@@ -119,7 +119,7 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
         Outcome::drop(DropReason::NatFiltered)
     };
     // A port of one connection is for that one alone.
-    if rule.flags & NAT_SYMMETRIC != 0 || matches!(rule.kind, NatKind::Dnat) {
+    if rule.flags & NAT_SYMMETRIC != 0 || matches!(rule.kind, NatKind::Dnat | NatKind::Static) {
         return refused;
     }
     // Filtering keeps out who is outside. Between VMs it would keep out what each of them asks the
@@ -164,8 +164,13 @@ pub fn find_route<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
             &work.ip.key.dst,
             0,
         );
-        return if answered.is_some() {
-            Outcome::drop(DropReason::NatNoMapping)
+        if answered.is_some() {
+            return Outcome::drop(DropReason::NatNoMapping);
+        }
+        // Whom nobody can reach from outside is not reached by a route around the translation either,
+        // when the host forwards.
+        return if gateway.guarded(work.generation, &work.ip.key.dst).is_some() {
+            Outcome::drop(DropReason::NatUntranslated)
         } else {
             Outcome::STACK
         };
@@ -242,7 +247,6 @@ pub fn find_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome
     );
     let id = match id {
         Some(id) => id as u16,
-        // The forward's own address, so that the answers come back this way.
         None if work.to_inside => work.target_rule,
         None => return untranslated(work, gateway),
     };
@@ -250,6 +254,15 @@ pub fn find_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome
     let Some(rule) = gateway.nat_rule(work.generation, id) else {
         return untranslated(work, gateway);
     };
+    let mapped_by = is_within(&work.ip.key.src, &rule.internal, rule.prefix_len);
+    if matches!(rule.kind, NatKind::Dnat) || (matches!(rule.kind, NatKind::Static) && !mapped_by) {
+        // The rule is about where it leads: the source becomes the address that was asked for, with a
+        // port of its own, so that the answers come back this way.
+        work.source = work.ip.key.dst;
+        work.borrowed = true;
+        work.flags |= FLOW_SNAT;
+        return Outcome::GO_ON;
+    }
     external_addr(rule, &work.ip.key.src, &work.ip.key.dst, &mut work.source);
     match rule.kind {
         NatKind::Static => {
@@ -265,8 +278,8 @@ pub fn find_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome
                 return untranslated(work, gateway);
             }
         }
-        NatKind::Masquerade | NatKind::Snat | NatKind::Dnat => {}
-        NatKind::Unused => return untranslated(work, gateway),
+        NatKind::Masquerade | NatKind::Snat => {}
+        NatKind::Dnat | NatKind::Unused => return untranslated(work, gateway),
     }
     if work.source == [0; 16] {
         return untranslated(work, gateway);
@@ -357,14 +370,11 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
         return Outcome::drop(DropReason::NatUntranslated);
     };
     // One to one, or a protocol without ports: the address alone.
-    if matches!(rule.kind, NatKind::Static)
-        || !(has_ports(work.ip.key.proto) || matches!(work.ip.icmp, Icmp::Request))
-    {
+    if (matches!(rule.kind, NatKind::Static) && !work.borrowed) || !has_own_ports(work) {
         return Outcome::GO_ON;
     }
     let exhausted = Outcome::refuse(DropReason::NatPortsExhausted, Tell::Prohibited);
-    // Through a forward's own address there is no mapping to keep.
-    let symmetric = rule.flags & NAT_SYMMETRIC != 0 || matches!(rule.kind, NatKind::Dnat);
+    let symmetric = rule.flags & NAT_SYMMETRIC != 0 || work.borrowed;
     let binding = &mut work.binding;
     binding.addr = work.ip.key.src;
     binding.port = work.ip.key.sport;
@@ -431,6 +441,22 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     Outcome::GO_ON
 }
 
+/// Holds or takes the source's block of ports.
+#[inline(always)]
+pub fn find_block<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    if work.flags & FLOW_SNAT == 0 || !has_own_ports(work) || ports::hold_block(work, gateway) {
+        return Outcome::GO_ON;
+    }
+    report_exhausted(work, gateway);
+    Outcome::refuse(DropReason::NatPortsExhausted, Tell::Prohibited)
+}
+
+/// Whether the packet has ports that a mapping chooses.
+#[inline(always)]
+const fn has_own_ports(work: &Work) -> bool {
+    has_ports(work.ip.key.proto) || matches!(work.ip.icmp, Icmp::Request)
+}
+
 /// Writes the key of the source's mapping.
 #[inline(always)]
 fn internal_key(work: &mut Work) {
@@ -477,16 +503,28 @@ fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
     event.time_ns = gateway.now_ns();
     event.kind = kind as u32;
     event.slot = work.owner;
+    event.segment = work.ip.key.segment;
     event.flow = work.ip.key;
-    event.nat_addr = work.source;
-    event.nat_port = work.source_port;
-    event.rule = work.source_rule;
+    // Where it leads, for what came in by a forward.
+    if work.source_rule == 0 {
+        event.nat_addr = work.target;
+        event.nat_port = work.target_port;
+        event.rule = work.target_rule;
+    } else {
+        event.nat_addr = work.source;
+        event.nat_port = work.source_port;
+        event.rule = work.source_rule;
+    }
     gateway.report(&work.event);
 }
 
 /// Gives back what [`map_source`] took, when the connection is not taken on after all.
 #[inline(always)]
 pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
+    if work.flags & FLOW_BLOCK != 0 {
+        let of = (work.ip.key.src, work.ip.key.segment, work.source_rule);
+        ports::release_block(work, of, gateway);
+    }
     if work.flags & (FLOW_BOUND | FLOW_PORT) == 0 {
         return;
     }
@@ -507,6 +545,23 @@ pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     }
 }
 
+/// Whether there is room for another connection. Before its entries are filled: ending another one uses
+/// their place.
+#[inline(always)]
+pub fn find_room<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let Some(conf) = gateway.switch() else {
+        return Outcome::drop(DropReason::PortUnknown);
+    };
+    if work.inside && gateway.owner_count(work.owner) >= conf.flow_quota {
+        return over_quota(work, gateway);
+    }
+    if gateway.flow_count() >= conf.flow_limit && !evict(work, gateway) {
+        report(work, EventKind::FlowTableFull, gateway);
+        return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
+    }
+    Outcome::GO_ON
+}
+
 /// Takes the connection on: both entries, its mappings' contacts, its counters.
 #[inline(always)]
 pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
@@ -516,14 +571,6 @@ pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     let Some(via) = gateway.port(work.generation, work.via) else {
         return Outcome::drop(DropReason::IpNoRoute);
     };
-    if work.inside && gateway.owner_count(work.owner) >= conf.flow_quota {
-        return over_quota(work, gateway);
-    }
-    // Before the entries are filled: ending another connection takes their place.
-    if gateway.flow_count() >= conf.flow_limit && !evict(work, gateway) {
-        report(work, EventKind::FlowTableFull, gateway);
-        return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
-    }
     let now_s = gateway.now_s();
     fill(work, plan, conf.epoch, now_s);
     work.forward.rule_print = print_of(work, work.forward.rule, gateway);

@@ -1,8 +1,9 @@
 //! Choosing an external port (RFC 4787, 4.2; RFC 6056).
 
 use vnet_common::{
-    BindingKey, FlowKey, NatRule,
-    nat::{BindingKind, NAT_OWN_ADDRESS, NatKind},
+    Addr, BindingKey, Event, EventKind, FlowKey, NatRule,
+    flow::FLOW_BLOCK,
+    nat::{BindingKind, NAT_OWN_ADDRESS},
 };
 
 use super::host::uses;
@@ -23,10 +24,15 @@ pub const TRIES: u32 = 1024;
 pub fn take<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G) -> u16 {
     let own = work.ip.key.sport;
     // The ports of a forward are those that it listens on.
-    let (lo, hi) = if matches!(rule.kind, NatKind::Dnat) {
+    let (lo, hi) = if work.borrowed {
         (1024, u16::MAX)
     } else {
         class(own, rule.port_lo, rule.port_hi)
+    };
+    let (lo, hi) = if work.flags & FLOW_BLOCK != 0 {
+        (work.block, work.block + (rule.block_size - 1))
+    } else {
+        (lo, hi)
     };
     let (late_lo, late_hi) = if rule.flags & NAT_OWN_ADDRESS != 0 {
         gateway.ephemeral_ports()
@@ -42,9 +48,188 @@ pub fn take<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G) -
         tries: 0,
         like: own,
         found: 0,
+        blocks: 0,
     };
     gateway.search_port(work, TRIES);
     work.search.found
+}
+
+/// Holds the block of ports of the packet's source, or takes one for it, where its rule has blocks.
+/// False when none is left.
+#[inline(always)]
+pub fn hold_block<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
+    let Some(rule) = gateway.nat_rule(work.generation, work.source_rule) else {
+        return true;
+    };
+    if rule.block_size == 0 || work.borrowed {
+        return true;
+    }
+    work.block = find_block(work, rule, gateway);
+    if work.block != 0 {
+        work.flags |= FLOW_BLOCK;
+    }
+    work.block != 0
+}
+
+/// First port of the source's block, which is held; 0 when none is left.
+#[inline(always)]
+fn find_block<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G) -> u16 {
+    block_key(work);
+    if gateway.binding_hold(&work.binding_key, &mut work.found) {
+        if work.found.addr == work.source && work.found.rule_print == rule.print {
+            return work.found.port;
+        }
+        let port = work.found.port;
+        gateway.binding_release(&work.binding_key, &work.found.addr, port);
+        return 0;
+    }
+    let ports = u32::from(rule.port_hi) - u32::from(rule.port_lo) + 1;
+    work.search = PortSearch {
+        lo: rule.port_lo,
+        like: rule.block_size,
+        blocks: ports / u32::from(rule.block_size),
+        at: gateway.random(),
+        ..PortSearch::default()
+    };
+    gateway.search_port(work, TRIES);
+    let first = work.search.found;
+    if first == 0 {
+        return 0;
+    }
+    block_key(work);
+    let binding = &mut work.found;
+    binding.addr = work.source;
+    binding.port = first;
+    binding.rule = work.source_rule;
+    binding.rule_print = rule.print;
+    binding.refs = 1;
+    if !gateway.binding_add(&work.binding_key, &work.found) {
+        // Another CPU has made it: the packet is lost, the next one finds it.
+        block_place_key(work, first);
+        gateway.binding_release(&work.binding_key, &work.ip.key.src, first);
+        return 0;
+    }
+    let addr = work.ip.key.src;
+    report_block(
+        work,
+        EventKind::BlockNew,
+        &addr,
+        (first, rule.block_size),
+        gateway,
+    );
+    first
+}
+
+/// Gives back a hold of the block of an internal address; the last one frees it. Changes nothing of what
+/// is under construction.
+#[inline(always)]
+pub fn release_block<G: Gateway + ?Sized>(
+    work: &mut Work,
+    (addr, segment, rule): (Addr, u16, u16),
+    gateway: &G,
+) {
+    set_block_key(&mut work.binding_key, &addr, segment, rule);
+    if !gateway.binding_look(&work.binding_key, &mut work.found) {
+        return;
+    }
+    let first = work.found.port;
+    if gateway.binding_release(&work.binding_key, &work.found.addr, first) {
+        let Work {
+            binding_key, found, ..
+        } = work;
+        set_place_key(binding_key, &found.addr, first, rule);
+        gateway.binding_release(&work.binding_key, &addr, first);
+        report_block(work, EventKind::BlockEnd, &addr, (first, 0), gateway);
+    }
+}
+
+/// Writes the key of an internal address's block.
+#[inline(always)]
+fn set_block_key(key: &mut BindingKey, addr: &Addr, segment: u16, rule: u16) {
+    key.addr = *addr;
+    key.remote = [0; 16];
+    key.port = 0;
+    key.segment = segment;
+    key.proto = 0;
+    key.kind = BindingKind::BlockOf as u8;
+    key.rule = rule;
+}
+
+/// Writes the key of the block of an external address that begins with a port.
+#[inline(always)]
+fn set_place_key(key: &mut BindingKey, addr: &Addr, first: u16, rule: u16) {
+    key.addr = *addr;
+    key.remote = [0; 16];
+    key.port = first;
+    key.segment = 0;
+    key.proto = 0;
+    key.kind = BindingKind::Block as u8;
+    key.rule = rule;
+}
+
+/// Writes the key of the source's block.
+#[inline(always)]
+fn block_key(work: &mut Work) {
+    let Work {
+        binding_key,
+        ip,
+        source_rule,
+        ..
+    } = work;
+    set_block_key(binding_key, &ip.key.src, ip.key.segment, *source_rule);
+}
+
+/// Writes the key of the block that begins with a port.
+#[inline(always)]
+fn block_place_key(work: &mut Work, first: u16) {
+    let Work {
+        binding_key,
+        source,
+        source_rule,
+        ..
+    } = work;
+    set_place_key(binding_key, source, first, *source_rule);
+}
+
+/// Reports that an internal address got a block, which is in `work.found`, or gave it back.
+#[inline(always)]
+fn report_block<G: Gateway + ?Sized>(
+    work: &mut Work,
+    kind: EventKind,
+    addr: &Addr,
+    (first, size): (u16, u16),
+    gateway: &G,
+) {
+    let event = &mut work.event;
+    *event = Event::default();
+    event.time_ns = gateway.now_ns();
+    event.kind = kind as u32;
+    event.flow.src = *addr;
+    event.nat_addr = work.found.addr;
+    event.nat_port = first;
+    event.rule = work.found.rule;
+    event.count = u32::from(size);
+    gateway.report(&work.event);
+}
+
+/// Tries one block; true when it was taken, or nothing is left to try.
+#[inline(always)]
+fn try_block<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
+    let search = work.search;
+    work.search.tries = search.tries + 1;
+    let index = place(search.at, search.blocks, search.tries);
+    let first = (u32::from(search.lo) + index * u32::from(search.like)) as u16;
+    block_place_key(work, first);
+    let found = &mut work.found;
+    found.addr = work.ip.key.src;
+    found.port = first;
+    found.rule = work.source_rule;
+    found.refs = 1;
+    if search.blocks != 0 && gateway.binding_add(&work.binding_key, &work.found) {
+        work.search.found = first;
+        return true;
+    }
+    search.tries + 1 >= search.blocks
 }
 
 /// The part of a range that is of a port's class: well-known ports stay such, where the range has
@@ -64,6 +249,9 @@ const fn class(port: u16, lo: u16, hi: u16) -> (u16, u16) {
 #[inline(always)]
 pub fn try_one<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     let search = work.search;
+    if search.blocks != 0 {
+        return try_block(work, gateway);
+    }
     let port = candidate(&search);
     work.search.tries = search.tries + 1;
     if port == 0 || !is_free(work, port, gateway) {
