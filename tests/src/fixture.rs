@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use vnet_common::{DropReason, EventKind, Mac};
 use vnet_ebpf::meta::Tag;
-use vnet_user::config::Config;
+use vnet_user::{config::Config, gateway::switch_ports, ports::Role};
 
 use crate::{
     frame::{Spec, parse_tags},
     ledger,
-    setup::{Device, Devices, SWITCH, Setup, read_document},
+    setup::{Device, Devices, Options, SWITCH, Setup, read_document},
+    world,
 };
 
 /// The switch device's address.
@@ -19,6 +20,8 @@ pub const VSW0: Mac = [0x02, 0, 0, 0, 1, 0];
 pub const ETH0: Mac = [0x02, 0, 0, 0, 1, 1];
 /// The address of the uplink eth1.
 pub const ETH1: Mac = [0x02, 0, 0, 0, 1, 2];
+/// The address of the gateway port of the network lan.
+pub const LAN: Mac = [0x02, 0, 0, 0, 1, 3];
 
 /// First interface index; 1 is the loopback interface's.
 const FIRST_IFINDEX: u32 = 2;
@@ -34,7 +37,9 @@ pub struct Fixture {
     document: &'static str,
     changes: Vec<(&'static str, Change)>,
     fdb_size: Option<u32>,
+    flow_size: Option<u32>,
     tcp_at_tc: bool,
+    world: &'static str,
     /// What happens, in order.
     pub steps: Vec<Step>,
     /// Every counter that is not zero at the end ([`ledger::parse`]).
@@ -68,6 +73,14 @@ pub enum Step {
     Advance(u32),
     /// Another document is put into force.
     Apply(&'static str),
+    /// Every connection that is over ends, as by the expiry timer.
+    Sweep,
+    /// Every connection ends, as by `flow flush`.
+    Flush,
+    /// Something becomes so on the host, or no longer is ([`world::parse`]).
+    Host(&'static str),
+    /// These are the connections ([`crate::connections::Connections::states`]).
+    States(&'static str),
 }
 
 /// What is to come of a frame.
@@ -81,6 +94,8 @@ pub struct Expect {
     pub drops: Vec<(&'static str, &'static str)>,
     /// The destination it leaves with, when that is another.
     pub destination: Option<Mac>,
+    /// What it leaves as, when it is another frame altogether.
+    pub becomes: Option<Box<Spec>>,
 }
 
 /// It leaves by one port.
@@ -128,6 +143,13 @@ impl Expect {
         self
     }
 
+    /// It leaves as this frame, whose port does not matter.
+    #[must_use]
+    pub fn becomes(mut self, frame: Spec) -> Self {
+        self.becomes = Some(Box::new(frame));
+        self
+    }
+
     /// A port would have got it, but for `reason`.
     #[must_use]
     pub fn refused(mut self, reason: &'static str, port: &'static str) -> Self {
@@ -154,7 +176,9 @@ impl Fixture {
             document,
             changes: Vec::new(),
             fdb_size: None,
+            flow_size: None,
             tcp_at_tc: false,
+            world: "",
             steps: Vec::new(),
             counters: "",
             events: "",
@@ -216,6 +240,20 @@ impl Fixture {
         self
     }
 
+    /// The flow table holds this many connections.
+    #[must_use]
+    pub fn flow_size(mut self, size: u32) -> Self {
+        self.flow_size = Some(size);
+        self
+    }
+
+    /// What the host knows from the start ([`world::parse`]).
+    #[must_use]
+    pub fn world(mut self, world: &'static str) -> Self {
+        self.world = world;
+        self
+    }
+
     /// A frame comes in, and this is to come of it.
     #[must_use]
     pub fn send(mut self, spec: Spec, expect: Expect) -> Self {
@@ -238,6 +276,34 @@ impl Fixture {
     #[must_use]
     pub fn apply(mut self, document: &'static str) -> Self {
         self.steps.push(Step::Apply(document));
+        self
+    }
+
+    /// Every connection that is over ends, as by the expiry timer.
+    #[must_use]
+    pub fn sweep(mut self) -> Self {
+        self.steps.push(Step::Sweep);
+        self
+    }
+
+    /// Every connection ends, as by `flow flush`.
+    #[must_use]
+    pub fn flush(mut self) -> Self {
+        self.steps.push(Step::Flush);
+        self
+    }
+
+    /// Something becomes so on the host, or no longer is ([`world::parse`]).
+    #[must_use]
+    pub fn host(mut self, lines: &'static str) -> Self {
+        self.steps.push(Step::Host(lines));
+        self
+    }
+
+    /// By now, these are the connections, in order: `tcp established, udp one-way`.
+    #[must_use]
+    pub fn states(mut self, states: &'static str) -> Self {
+        self.steps.push(Step::States(states));
         self
     }
 
@@ -290,7 +356,17 @@ impl Fixture {
     pub fn setup(&self) -> Result<Setup> {
         let config = read_document(self.document)?;
         let devices = self.devices(&config)?;
-        Setup::new(config, devices, self.fdb_size, self.tcp_at_tc, None)
+        Setup::with(config, devices, &self.options()?, None)
+    }
+
+    fn options(&self) -> Result<Options> {
+        let lines = world::parse(self.world)?;
+        Ok(Options {
+            fdb_size: self.fdb_size,
+            flow_size: self.flow_size,
+            tcp_at_tc: self.tcp_at_tc,
+            facts: lines.into_iter().map(|line| line.fact).collect(),
+        })
     }
 
     /// The switch with another document in place of the one in `before`.
@@ -300,7 +376,7 @@ impl Fixture {
     pub fn next_setup(&self, document: &str, before: &Setup) -> Result<Setup> {
         let config = read_document(document)?;
         let devices = before.devices.clone();
-        Setup::new(config, devices, self.fdb_size, self.tcp_at_tc, Some(before))
+        Setup::with(config, devices, &self.options()?, Some(before))
     }
 
     /// An interface for every port that any of the documents names.
@@ -313,7 +389,12 @@ impl Fixture {
         }
         let mut devices = Devices::new();
         let mut next = FIRST_IFINDEX;
-        for port in configs.iter().flat_map(|config| config.all_ports(SWITCH)) {
+        for port in configs
+            .iter()
+            .flat_map(|config| switch_ports(config, SWITCH))
+        {
+            let role = port.role;
+            let port = port.port;
             if devices.contains_key(&port.name) {
                 continue;
             }
@@ -323,11 +404,12 @@ impl Fixture {
                     SWITCH => VSW0,
                     "eth0" => ETH0,
                     "eth1" => ETH1,
+                    "vsw0.lan" => LAN,
                     _ => [0x02, 0, 0, 0, 2, next as u8],
                 },
                 mtu: 1500,
                 up: true,
-                member: !port.uplink && port.name != SWITCH,
+                member: role == Role::Vm,
                 xdp_target: false,
             };
             devices.insert(port.name, device);

@@ -4,6 +4,7 @@ mod bridging;
 mod host;
 mod limits;
 mod mac;
+mod nat;
 mod storm;
 mod uplink;
 mod vlan;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<(&'static str, Fixture)> {
         ("xdp", xdp::fixtures()),
         ("storm", storm::fixtures()),
         ("limits", limits::fixtures()),
+        ("nat", nat::fixtures()),
     ];
     themes
         .into_iter()

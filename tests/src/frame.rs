@@ -1,5 +1,7 @@
 //! Frames as fixtures describe them.
 
+pub mod ip;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use etherparse::PacketBuilder;
 use vnet_common::Mac;
@@ -121,6 +123,21 @@ impl Spec {
     pub fn ether_type(mut self, ether_type: u16, payload: usize) -> Self {
         self.body = ether_type.to_be_bytes().to_vec();
         self.body.resize(2 + payload, 0);
+        self
+    }
+
+    /// EtherType and what follows.
+    #[must_use]
+    pub fn body(mut self, body: Vec<u8>) -> Self {
+        self.body = body;
+        self
+    }
+
+    /// An IP packet, and nothing behind it.
+    #[must_use]
+    pub fn packet(mut self, packet: &ip::Packet) -> Self {
+        self.body = packet.ether_type().to_be_bytes().to_vec();
+        self.body.extend(packet.bytes());
         self
     }
 

@@ -11,6 +11,7 @@
 //! is in the programs' record.
 
 mod devices;
+mod host;
 mod sandbox;
 mod sniffer;
 
@@ -23,15 +24,18 @@ use aya::{
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use vnet_common::{
-    Event, FdbBucket, Mac, NO_SLOT, StormState,
+    Binding, BindingKey, ControlOp, ControlRequest, Event, FdbBucket, FlowEntry, FlowTags, Mac,
+    NO_SLOT, StormState,
     event::{EVENT_KINDS, EventLimit},
+    flow::FLOW_BUCKET,
+    switch::SWITCH_ROUTES,
 };
 use vnet_ebpf::{
     meta::{Hook, Tag},
     testing::{self, CB_TAG, CB_TC_INDEX, COPIES, TestResult},
 };
 use vnet_user::{
-    datapath::{control::Control, counters, fdb, maps, object, pins::Pins, publish},
+    datapath::{control::Control, counters, fdb, flows, maps, object, pins::Pins, publish},
     host::bpffs,
 };
 
@@ -39,10 +43,12 @@ pub use devices::{Taps, Wanted};
 pub use sandbox::in_sandbox;
 
 use crate::{
+    connections::{Connections, Held},
     ledger::{self, Ledger},
     machine::check_counts,
     setup::{SWITCH, Setup},
     switch::{Addresses, Frame, Known, Outcome, START_S, Sent, Switch, Verdict, on_wire},
+    world::Line,
 };
 
 /// The object with the wrapper programs.
@@ -50,6 +56,9 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VNET_TESTING_OBJECT
 
 /// The programs that are loaded from it.
 const PROGRAMS: [&str; 4] = ["test_tc_ingress", "test_tc_egress", "xdp_uplink", "control"];
+/// The program that `test_tc_ingress` goes on in, and its place in the map `flow_programs`. It is
+/// loaded when a switch routes: it takes the verifier longer than the others together.
+const FLOW_PROGRAM: (&str, u32) = ("test_tc_flow", 0);
 
 /// Longest frame that is handed to BPF_PROG_TEST_RUN: one page less head room and
 /// `skb_shared_info` (net/bpf/test_run.c, bpf_test_init).
@@ -89,6 +98,10 @@ pub struct Kernel {
     events_lost: PerCpuArray<MapData, u64>,
     taps: Taps,
     sniffer: sniffer::Sniffer,
+    host: host::Host,
+    routes: bool,
+    /// Every rule that there ever was.
+    rules: Vec<u16>,
     setup: Setup,
 }
 
@@ -126,6 +139,9 @@ impl Kernel {
             events: maps::ring_buf(&pins, "events")?,
             events_lost: maps::per_cpu_array(&pins, "events_lost")?,
             sniffer: sniffer::Sniffer::open()?,
+            host: host::Host::new(setup)?,
+            routes: false,
+            rules: Vec::new(),
             taps,
             pins,
             setup: setup.clone(),
@@ -133,6 +149,15 @@ impl Kernel {
         kernel.clock.set(0, START_S, 0)?;
         kernel.apply(setup)?;
         Ok(kernel)
+    }
+
+    fn load_flow_program(&mut self) -> Result<()> {
+        let (name, place) = FLOW_PROGRAM;
+        object::load_program(&mut self.ebpf, name)?;
+        let program: &SchedClassifier = self.program(name)?;
+        let mut places = maps::program_array(&self.pins, "flow_programs")?;
+        places.set(place, program.fd()?, 0)?;
+        Ok(())
     }
 
     /// Starts the timer that ages addresses. From then on the clock is the kernel's, and
@@ -359,6 +384,7 @@ impl Switch for Kernel {
             copies.push(Sent {
                 ifindex: copy.ifindex,
                 to_stack: copy.to_stack != 0,
+                neighbour: copy.neighbour != 0,
                 tc_index: copy.tc_index,
                 wire,
             });
@@ -372,6 +398,7 @@ impl Switch for Kernel {
             (false, 7) | (true, 4) => Verdict::Redirect(Sent {
                 ifindex: result.redirect.ifindex,
                 to_stack: result.redirect.to_stack != 0,
+                neighbour: result.redirect.neighbour != 0,
                 tc_index: result.tc_index,
                 wire: Some(on_wire(&bytes, result.tag)),
             }),
@@ -391,6 +418,10 @@ impl Switch for Kernel {
         for slot in std::iter::once(NO_SLOT).chain(slots) {
             let (traffic, drops) = counters::read(&self.pins, slot)?;
             ledger::enter(&mut ledger, slot, &traffic, &drops);
+        }
+        ledger::enter_flows(&mut ledger, &flows::counters(&self.pins)?);
+        for (rule, counters) in flows::rule_counters(&self.pins, &self.rules)? {
+            ledger::enter_rule(&mut ledger, rule, &counters);
         }
         Ok(ledger)
     }
@@ -465,7 +496,73 @@ impl Switch for Kernel {
         Ok(())
     }
 
+    fn connections(&self) -> Result<Connections> {
+        let tags: Array<_, FlowTags> = maps::array(&self.pins, "flow_tags")?;
+        let entries: Array<_, FlowEntry> = maps::array(&self.pins, "flows")?;
+        let mut held = Vec::new();
+        if self.routes {
+            for bucket in 0..tags.len() {
+                let tags = tags.get(&bucket, 0)?.tags;
+                for (index, tag) in (bucket * FLOW_BUCKET as u32..).zip(tags) {
+                    if tag != 0 {
+                        let entry = entries.get(&index, 0)?;
+                        held.push(Held { index, tag, entry });
+                    }
+                }
+            }
+        }
+        let bindings = maps::hash::<BindingKey, Binding>(&self.pins, "bindings")?;
+        let mappings = bindings
+            .iter()
+            .map(|found| found.map(|(key, binding)| ((&key).into(), binding)))
+            .collect::<Result<_, _>>()?;
+        let by_slot: Array<_, u32> = maps::array(&self.pins, "port_flows")?;
+        let mut owners = BTreeMap::new();
+        for slot in std::iter::once(NO_SLOT).chain(self.setup.image.ports.keys().copied()) {
+            let count = by_slot.get(&u32::from(slot), 0)?;
+            if count != 0 {
+                owners.insert(slot, count);
+            }
+        }
+        Ok(Connections {
+            held,
+            mappings,
+            count: flows::count(&self.pins)?,
+            owners,
+        })
+    }
+
+    fn sweep_flows(&mut self) -> Result<()> {
+        // One tick's slice is more than the whole table of a test.
+        let request = ControlRequest {
+            op: ControlOp::FlowSweep as u32,
+            ..ControlRequest::default()
+        };
+        self.control.request(&request)?;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let all = flows::read(&self.pins)?;
+        let deleted = flows::delete(&self.pins, &all)?;
+        ensure!(deleted == all.len() as u64, "not all were there any more");
+        Ok(())
+    }
+
+    fn host(&mut self, line: &Line) -> Result<()> {
+        self.host.change(line)
+    }
+
     fn apply(&mut self, setup: &Setup) -> Result<()> {
+        if setup.image.flags & SWITCH_ROUTES != 0 && !self.routes {
+            self.load_flow_program()?;
+            self.routes = true;
+        }
+        for id in setup.image.nat_rules.keys() {
+            if !self.rules.contains(id) {
+                self.rules.push(*id);
+            }
+        }
         publish::publish(&self.pins, &setup.sizes, &setup.image)?;
         fdb::reconcile(&mut self.control, &self.pins, &setup.image.fdb)?;
         self.setup = setup.clone();

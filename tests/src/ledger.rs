@@ -3,10 +3,60 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use vnet_common::{DropCounters, DropReason, PortCounters};
+use vnet_common::{DropCounters, DropReason, NatCounters, PortCounters, flow::FlowCounters};
 
-/// Counters that are not zero, by slot and name. A reason's name is its counter's.
+/// Counters that are not zero, by slot and name. A reason's name is its counter's. Past all slots
+/// are those of connections ([`FLOWS`]) and of rules ([`rule_slot`]).
 pub type Ledger = BTreeMap<(u16, &'static str), u64>;
+
+/// Where the counters of connections are.
+pub const FLOWS: u16 = u16::MAX;
+
+/// Where a rule's counters are.
+#[must_use]
+pub const fn rule_slot(id: u16) -> u16 {
+    0x8000 + id
+}
+
+/// Adds counters of connections to `ledger`.
+pub fn enter_flows(ledger: &mut Ledger, counters: &FlowCounters) {
+    let FlowCounters {
+        created,
+        ended,
+        evicted,
+    } = *counters;
+    let counts = [("created", created), ("ended", ended), ("evicted", evicted)];
+    enter_all(ledger, FLOWS, counts);
+}
+
+/// Adds a rule's counters to `ledger`.
+pub fn enter_rule(ledger: &mut Ledger, id: u16, counters: &NatCounters) {
+    let NatCounters {
+        hits,
+        ended,
+        ports_taken,
+        ports_released,
+        exhausted,
+    } = *counters;
+    let counts = [
+        ("hits", hits),
+        ("ended", ended),
+        ("ports_taken", ports_taken),
+        ("ports_released", ports_released),
+        ("exhausted", exhausted),
+    ];
+    enter_all(ledger, rule_slot(id), counts);
+}
+
+fn enter_all(
+    ledger: &mut Ledger,
+    slot: u16,
+    counts: impl IntoIterator<Item = (&'static str, u64)>,
+) {
+    for (name, count) in counts.into_iter().filter(|(_, count)| *count != 0) {
+        *ledger.entry((slot, name)).or_default() += count;
+    }
+}
 
 /// Adds a slot's counters to `ledger`.
 pub fn enter(ledger: &mut Ledger, slot: u16, port: &PortCounters, drops: &DropCounters) {
@@ -32,11 +82,7 @@ pub fn enter(ledger: &mut Ledger, slot: u16, port: &PortCounters, drops: &DropCo
         ("fdb_port_limit", fdb_port_limit),
     ];
     let drops = DropReason::ALL.iter().map(|r| (r.name(), drops.get(*r)));
-    for (name, count) in traffic.into_iter().chain(drops) {
-        if count != 0 {
-            *ledger.entry((slot, name)).or_default() += count;
-        }
-    }
+    enter_all(ledger, slot, traffic.into_iter().chain(drops));
 }
 
 /// What was counted between two states.
@@ -111,6 +157,13 @@ pub fn parse(text: &str, slot: impl Fn(&str) -> Result<u16>) -> Result<Ledger> {
                 "flooded" => put("flooded_packets", value)?,
                 "fdb_full" => put("fdb_full", value)?,
                 "fdb_port_limit" => put("fdb_port_limit", value)?,
+                "created" => put("created", value)?,
+                "ended" => put("ended", value)?,
+                "evicted" => put("evicted", value)?,
+                "hits" => put("hits", value)?,
+                "ports_taken" => put("ports_taken", value)?,
+                "ports_released" => put("ports_released", value)?,
+                "exhausted" => put("exhausted", value)?,
                 other => match reason(other) {
                     Some(reason) => put(reason.name(), value)?,
                     None => bail!("no counter is called {other}"),

@@ -1,9 +1,12 @@
 //! The pure machine: the pipeline over plain vectors.
 //!
 //! It mirrors what vnet-ebpf/src/kernel does around the pipeline, down to what
-//! `bpf_skb_vlan_push` and `bpf_skb_vlan_pop` do to a frame with several tags.
+//! `bpf_skb_vlan_push` and `bpf_skb_vlan_pop` do to a frame with several tags, and to which program
+//! does what of a packet that is routed.
 
 mod effects;
+mod flow;
+mod gateway;
 mod packet;
 mod tables;
 
@@ -26,14 +29,18 @@ use vnet_ebpf::{
     forward::{Action, Flood, forward},
     frame::{ETH_LEN, TAG_LEN},
     meta::{Hook, Meta, Tag},
-    settle::settle,
+    settle::{settle, settle_source},
 };
+use vnet_user::datapath::{object::Sizes, publish::next_conf};
 
 use crate::{
+    connections::Connections,
     ledger::{self, Ledger},
     setup::Setup,
     switch::{Addresses, Frame, Known, Outcome, START_S, Sent, Switch, Verdict},
+    world::Line,
 };
+pub(crate) use gateway::begins_alike;
 pub use packet::Skb;
 
 /// Bytes that the kernel side pulls into the linear head (`WANTED` in vnet-ebpf/src/kernel/tc.rs).
@@ -42,9 +49,9 @@ const PULLED: usize = ETH_LEN + 2 * TAG_LEN;
 /// The pure machine.
 pub struct Machine {
     conf: SwitchConf,
+    sizes: Sizes,
     max_ports: u32,
     max_members: u32,
-    fdb_size: u32,
     fdb_seed: u64,
     // The maps, both generations in each, as the kernel has them.
     ports: Vec<PortConf>,
@@ -68,6 +75,7 @@ pub struct Machine {
     now_ns: Cell<u64>,
     /// Tags that the next frame may still have made before the kernel is out of memory.
     tags_left: Cell<u32>,
+    gateway: gateway::State,
 }
 
 impl Machine {
@@ -78,9 +86,9 @@ impl Machine {
         let buckets = (0..setup.sizes.buckets()).map(|_| UnsafeCell::default());
         let mut machine = Self {
             conf: SwitchConf::default(),
+            sizes: setup.sizes,
             max_ports: setup.sizes.max_ports,
             max_members: setup.sizes.max_members(),
-            fdb_size: setup.sizes.fdb_size,
             fdb_seed: setup.sizes.fdb_seed,
             ports: vec![PortConf::default(); 2 * ports],
             aliases: HashMap::new(),
@@ -101,6 +109,7 @@ impl Machine {
             events: RefCell::default(),
             now_ns: Cell::new(u64::from(START_S) * 1_000_000_000),
             tags_left: Cell::new(u32::MAX),
+            gateway: gateway::State::new(setup),
         };
         machine.publish(setup);
         machine
@@ -172,14 +181,8 @@ impl Machine {
                 (key, ())
             })
             .collect();
-        self.conf.denied_macs[generation as usize] = image.mac_deny.len() as u32;
-        self.conf = SwitchConf {
-            generation,
-            epoch: self.conf.epoch + 1,
-            ageing_s: image.ageing_s,
-            fdb_limit: image.fdb_limit.min(self.fdb_size),
-            ..self.conf
-        };
+        self.gateway.publish(setup, generation);
+        self.conf = next_conf(&self.conf, &self.sizes, image, generation);
         self.devices = setup
             .devices
             .values()
@@ -242,6 +245,19 @@ impl Machine {
         skb.pull(PULLED);
         let mut plan = Plan::EMPTY;
         decide(&meta, &skb, self, &mut plan);
+        if meta.hook == Hook::TcIngress && plan.stack_slot != NO_SLOT {
+            let action = self.route_on(&mut plan, &meta, &mut skb);
+            return skb.end(action);
+        }
+        if meta.hook == Hook::TcIngress
+            && let Some(action) = self.answer(&plan, &meta, &mut skb)
+        {
+            settle_source(&plan, &meta, self);
+            return skb.end(action);
+        }
+        if meta.hook == Hook::TcEgress {
+            self.claim_for_host(&plan, &meta, &mut skb);
+        }
         settle(&mut plan, &meta, self);
         let action = forward(&plan, &meta, self, &mut skb)
             .unwrap_or_else(|| self.flood(&plan, &meta, &mut skb));
@@ -267,7 +283,9 @@ impl Machine {
             let meta = frame.meta();
             let mut plan = Plan::EMPTY;
             decide(&meta, buffer.bytes.as_slice(), self, &mut plan);
-            if plan.verdict.fate == Fate::PassUp {
+            if plan.stack_slot != NO_SLOT {
+                self.route_at_xdp(&plan, &meta, &mut buffer)
+            } else if plan.verdict.fate == Fate::PassUp {
                 Action::Pass
             } else {
                 settle(&mut plan, &meta, self);
@@ -283,6 +301,7 @@ impl Machine {
             Action::Redirect(exit) | Action::Neighbour(exit) => Verdict::Redirect(Sent {
                 ifindex: exit.ifindex,
                 to_stack: exit.to_stack,
+                neighbour: false,
                 tc_index: 0,
                 wire: Some(buffer.bytes.clone()),
             }),
@@ -331,6 +350,10 @@ impl Switch for Machine {
         for (slot, (counters, drops)) in counters.iter().zip(drops.iter()).enumerate() {
             ledger::enter(&mut ledger, slot as u16, counters, drops);
         }
+        ledger::enter_flows(&mut ledger, &self.gateway.counters());
+        for (rule, counters) in self.gateway.rule_counters.borrow().iter() {
+            ledger::enter_rule(&mut ledger, *rule, counters);
+        }
         Ok(ledger)
     }
 
@@ -367,6 +390,26 @@ impl Switch for Machine {
     fn apply(&mut self, setup: &Setup) -> Result<()> {
         self.publish(setup);
         Ok(())
+    }
+
+    fn connections(&self) -> Result<Connections> {
+        Ok(self.gateway.connections())
+    }
+
+    fn sweep_flows(&mut self) -> Result<()> {
+        Self::sweep_flows(self);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        for first in self.gateway.connections().firsts() {
+            ensure!(self.delete_flow(first.index, first.tag), "it is not there");
+        }
+        Ok(())
+    }
+
+    fn host(&mut self, line: &Line) -> Result<()> {
+        self.gateway.routing.change(line)
     }
 }
 

@@ -6,20 +6,22 @@ use anyhow::{Context as _, Result, bail, ensure};
 use vnet_common::{Event, EventKind};
 
 use crate::{
+    connections::Connections,
     fixture::{Expect, Fixture, Step, split_exit},
     frame::Spec,
     kernel::{self, Kernel, Taps, Wanted, in_sandbox},
     ledger::{self, Ledger},
     machine::Machine,
     setup::Setup,
-    switch::{Addresses, Outcome, Switch, Verdict, on_wire},
+    switch::{Addresses, Outcome, Sent, Switch, Verdict, on_wire},
+    world,
 };
 
 /// Everything that a machine did with a fixture.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Run {
     /// What became of each frame and what was counted for it.
-    steps: Vec<(Outcome, Ledger)>,
+    steps: Vec<(Outcome, Ledger, Connections)>,
     events: Vec<Event>,
     addresses: Addresses,
 }
@@ -46,10 +48,17 @@ pub fn run_kernel(fixture: &Fixture, pure: &Run) -> Result<()> {
     })
     .context("in the kernel")?;
     for (index, (ours, theirs)) in pure.steps.iter().zip(&done.steps).enumerate() {
+        let number = index + 1;
+        let ((pure, counted, left), (loaded, also_counted, also_left)) = (ours, theirs);
         ensure!(
-            ours == theirs,
-            "the machines do not agree on frame {}:\npure: {ours:02x?}\nkernel: {theirs:02x?}",
-            index + 1
+            pure == loaded && counted == also_counted,
+            "the machines do not agree on frame {number}:\npure: {pure:02x?}, {counted:?}\n\
+             kernel: {loaded:02x?}, {also_counted:?}"
+        );
+        ensure!(
+            left == also_left,
+            "the machines do not agree on what frame {number} leaves behind:\n\
+             pure: {left:x?}\nkernel: {also_left:x?}"
         );
     }
     ensure!(
@@ -130,15 +139,35 @@ fn run(fixture: &Fixture, mut setup: Setup, machine: &mut dyn Switch) -> Result<
                         ledger::render(&counted, |slot| setup.port_name(slot))
                     )
                 })?;
-                done.push((outcome, counted));
+                let connections = machine.connections().with_context(doing)?;
+                connections.check().with_context(doing)?;
+                done.push((outcome, counted, connections));
             }
             Step::Advance(seconds) => machine.advance(*seconds).with_context(doing)?,
             Step::Apply(document) => {
                 setup = fixture.next_setup(document, &setup).with_context(doing)?;
                 machine.apply(&setup).with_context(doing)?;
             }
+            Step::States(expected) => {
+                let states = machine.connections()?.states();
+                ensure!(
+                    states == *expected,
+                    "{}: expected {expected:?}, there are {states:?}",
+                    doing()
+                );
+            }
+            Step::Sweep => machine.sweep_flows().with_context(doing)?,
+            Step::Flush => machine.flush().with_context(doing)?,
+            Step::Host(lines) => {
+                for line in world::parse(lines).with_context(doing)? {
+                    machine.host(&line).with_context(doing)?;
+                }
+            }
         }
     }
+    // Connections that ended between frames.
+    before = machine.ledger()?;
+    machine.connections()?.check()?;
     let expected = ledger::parse(fixture.counters, |name| setup.slot(name))
         .context("reading the fixture's counters")?;
     if before != expected {
@@ -177,10 +206,7 @@ fn check(
     counted: &Ledger,
 ) -> Result<()> {
     let sent: Vec<_> = outcome.sent().filter(|sent| sent.wire.is_some()).collect();
-    let names: Vec<String> = sent
-        .iter()
-        .map(|sent| setup.exit_name(sent.ifindex, sent.to_stack))
-        .collect();
+    let names: Vec<String> = sent.iter().map(|sent| exit_name(setup, sent)).collect();
     let mut expected = Vec::new();
     for exit in &expect.sent {
         expected.push(split_exit(exit)?);
@@ -192,7 +218,7 @@ fn check(
         expect.sent
     );
     for (sent, (name, tags)) in sent.iter().zip(&expected) {
-        let mut wire = spec.wire(tags);
+        let mut wire = expect.becomes.as_deref().unwrap_or(spec).wire(tags);
         if let Some(destination) = expect.destination {
             wire[..6].copy_from_slice(&destination);
         }
@@ -230,15 +256,26 @@ fn check(
     Ok(())
 }
 
+/// A place that a frame was sent to: what the kernel is to find the next hop for has `neigh:` in
+/// front of the interface.
+fn exit_name(setup: &Setup, sent: &Sent) -> String {
+    if !sent.neighbour {
+        return setup.exit_name(sent.ifindex, sent.to_stack);
+    }
+    let mut devices = setup.devices.iter();
+    let name = devices.find(|(_, device)| device.ifindex == sent.ifindex);
+    format!("neigh:{}", name.map_or("?", |(name, _)| name))
+}
+
 /// What became of a frame, for people.
 fn describe(setup: &Setup, outcome: &Outcome) -> String {
     let sent: Vec<String> = outcome
         .sent()
         .map(|sent| {
-            let name = setup.exit_name(sent.ifindex, sent.to_stack);
+            let name = exit_name(setup, sent);
             match &sent.wire {
                 Some(wire) => {
-                    let shown = &wire[..wire.len().min(24)];
+                    let shown = &wire[..wire.len().min(120)];
                     format!("{name} ({} bytes: {shown:02x?})", wire.len())
                 }
                 None => format!("{name} (refused)"),

@@ -8,6 +8,13 @@ use vnet_user::{
     compile::{self, Facts, Image, Interface},
     config::{Config, Store},
     datapath::{object::Sizes, publish::slots_in_force},
+    gateway::switch_ports,
+    host::Address,
+};
+
+use crate::{
+    ledger,
+    world::{Fact, Routing},
 };
 
 /// The name of the switch, and of its device.
@@ -15,6 +22,10 @@ pub const SWITCH: &str = "vsw0";
 
 /// Start of the FDB's hash. Any will do; a fixed one makes failures repeat.
 const FDB_SEED: u64 = 0x5eed;
+/// As above, of the flow table's.
+const FLOW_SEED: u64 = 0x0f10_5eed;
+/// Most connections where nothing else is said.
+const FLOWS: u32 = 64;
 
 /// An interface of a switch under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +58,21 @@ pub struct Setup {
     pub image: Image,
     /// What the tables are made for.
     pub sizes: Sizes,
+    /// What the host knows besides.
+    pub routing: Routing,
+}
+
+/// What may differ about a switch under test besides its document and interfaces.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A table of addresses smaller than a document may ask for.
+    pub fdb_size: Option<u32>,
+    /// A table of connections of another size.
+    pub flow_size: Option<u32>,
+    /// TCP from XDP goes up to TC.
+    pub tcp_at_tc: bool,
+    /// What the host knows; the addresses of its gateway ports besides.
+    pub facts: Vec<Fact>,
 }
 
 impl std::fmt::Debug for Setup {
@@ -69,6 +95,36 @@ impl Setup {
         tcp_at_tc: bool,
         before: Option<&Self>,
     ) -> Result<Self> {
+        let options = Options {
+            fdb_size,
+            tcp_at_tc,
+            ..Options::default()
+        };
+        Self::with(config, devices, &options, before)
+    }
+
+    /// As [`Self::new`], with more that may be said.
+    ///
+    /// # Errors
+    /// The compiler refuses the configuration.
+    pub fn with(
+        config: Config,
+        devices: Devices,
+        options: &Options,
+        before: Option<&Self>,
+    ) -> Result<Self> {
+        let mut known = options.facts.clone();
+        let mut gateways = Vec::new();
+        for port in switch_ports(&config, SWITCH) {
+            let Some(network) = port.gateway else {
+                continue;
+            };
+            let name = port.port.name;
+            let nets = network.gateway.iter();
+            known.extend(nets.map(|net| Fact::Address(*net, name.clone())));
+            gateways.push(name);
+        }
+        let routing = Routing::new(&devices, &gateways, known);
         let facts = Facts {
             switch: SWITCH.to_owned(),
             interfaces: devices
@@ -83,34 +139,51 @@ impl Setup {
                     (name.clone(), interface)
                 })
                 .collect(),
+            addresses: routing
+                .addresses()
+                .map(|(ifindex, net)| Address {
+                    ifindex,
+                    net,
+                    global: true,
+                    spare: false,
+                })
+                .collect(),
             slots: before.map_or_else(BTreeMap::new, |before| slots_in_force(&before.image.ports)),
-            tcp_at_tc,
+            tcp_at_tc: options.tcp_at_tc,
             max_ports: config.settings.max_ports,
-            ..Facts::default()
         };
         let image = compile::compile(&config, &facts).context("compiling the configuration")?;
         let sizes = Sizes {
             max_ports: config.settings.max_ports,
-            fdb_size: fdb_size.unwrap_or(config.settings.fdb_size),
+            fdb_size: options.fdb_size.unwrap_or(config.settings.fdb_size),
             fdb_seed: FDB_SEED,
-            ..Sizes::default()
+            flow_size: options.flow_size.unwrap_or(FLOWS),
+            flow_seed: FLOW_SEED,
         };
         Ok(Self {
             config,
             devices,
             image,
             sizes,
+            routing,
         })
     }
 
     /// The slot of a port by its name in fixtures: the interface's, with `/host` behind it the host
-    /// behind an uplink, or `-` for frames whose port is not known.
+    /// behind an uplink, or `-` for frames whose port is not known. What is counted for connections
+    /// and for a rule is in a [`ledger`] by `flows` and `rule ID`.
     ///
     /// # Errors
     /// There is no such port.
     pub fn slot(&self, name: &str) -> Result<u16> {
         if name == "-" {
             return Ok(vnet_common::NO_SLOT);
+        }
+        if name == "flows" {
+            return Ok(ledger::FLOWS);
+        }
+        if let Some(id) = name.strip_prefix("rule ") {
+            return Ok(ledger::rule_slot(id.parse()?));
         }
         self.image
             .ports
@@ -123,6 +196,12 @@ impl Setup {
     /// A port's name in fixtures.
     #[must_use]
     pub fn port_name(&self, slot: u16) -> String {
+        if slot == ledger::FLOWS {
+            return "flows".to_owned();
+        }
+        if slot >= ledger::rule_slot(0) {
+            return format!("rule {}", slot - ledger::rule_slot(0));
+        }
         let name = self.image.names.get(&slot).cloned();
         match (name, self.image.ports.get(&slot)) {
             (Some(name), Some(port)) if port.kind == PortKind::UplinkHost => format!("{name}/host"),

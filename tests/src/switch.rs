@@ -6,7 +6,7 @@ use anyhow::Result;
 use vnet_common::{Event, FdbEntry, Mac};
 use vnet_ebpf::meta::{Hook, Meta, Tag, is_kernel_tpid};
 
-use crate::{ledger::Ledger, setup::Setup};
+use crate::{connections::Connections, ledger::Ledger, setup::Setup, world::Line};
 
 /// A frame as it comes to a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +88,8 @@ pub struct Sent {
     pub ifindex: u32,
     /// Into the interface, to the host's stack, instead of out of it.
     pub to_stack: bool,
+    /// Where on the interface is for the kernel to find: its neighbour table decides.
+    pub neighbour: bool,
     /// `skb->tc_index` at that moment.
     pub tc_index: u32,
     /// The frame as it is on a wire, every tag in place; `None` when the kernel refused to send it.
@@ -187,6 +189,30 @@ pub trait Switch {
     /// # Errors
     /// The clock cannot be set.
     fn advance(&mut self, seconds: u32) -> Result<()>;
+
+    /// Every connection and mapping.
+    ///
+    /// # Errors
+    /// The tables cannot be read.
+    fn connections(&self) -> Result<Connections>;
+
+    /// Ends every connection that is over, as the expiry timer does, a whole walk at once.
+    ///
+    /// # Errors
+    /// The program refuses.
+    fn sweep_flows(&mut self) -> Result<()>;
+
+    /// Ends every connection, as `vnet-user flow flush` does.
+    ///
+    /// # Errors
+    /// One cannot be ended.
+    fn flush(&mut self) -> Result<()>;
+
+    /// Something becomes so on the host, or no longer is.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn host(&mut self, line: &Line) -> Result<()>;
 
     /// Puts another configuration into force; what was learned stays.
     ///

@@ -74,6 +74,13 @@ pub fn test_tc_egress(ctx: TcContext) -> i32 {
     kernel::testing::run(&ctx, Hook::TcEgress)
 }
 
+/// As `tc_flow`, for what `test_tc_ingress` goes on in.
+#[cfg(feature = "testing")]
+#[classifier]
+pub fn test_tc_flow(ctx: TcContext) -> i32 {
+    kernel::testing::run_flow(&ctx)
+}
+
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

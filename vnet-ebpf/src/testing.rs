@@ -3,7 +3,7 @@
 //! BPF_PROG_TEST_RUN has no way to hand a frame over with a VLAN tag or a `tc_index`, and shows of a
 //! redirect only that there was one. The programs `test_tc_ingress` and `test_tc_egress` take the
 //! first two from `skb->cb`, run the very pipeline of `tc_ingress` and `tc_egress`, and write what
-//! became of the frame to the map `test_result`.
+//! became of the frame to the map `test_result`. `test_tc_flow` is `tc_flow` that does the latter.
 
 use crate::meta::Tag;
 
@@ -28,6 +28,8 @@ pub struct Sent {
     pub tc_index: u32,
     /// 1: the kernel refused.
     pub refused: u32,
+    /// 1: the kernel is to find the next hop.
+    pub neighbour: u32,
 }
 
 /// The only entry of the map `test_result`. Whoever runs a program zeroes it before.
@@ -47,6 +49,6 @@ pub struct TestResult {
 }
 
 const _: () = assert!(
-    size_of::<TestResult>() == 4 + 4 + 16 + 4 + 16 * COPIES,
+    size_of::<TestResult>() == 4 + 4 + 20 + 4 + 20 * COPIES,
     "no padding"
 );

@@ -88,9 +88,14 @@ impl Taps {
     }
 }
 
+/// Where an interface that takes IPv6 addresses tells of its groups (RFC 3810, 5.2.14): no test's
+/// frame.
+const MLD: [u8; 6] = [0x33, 0x33, 0, 0, 0, 0x16];
+
 fn read(mut file: &File) -> Result<Option<Vec<u8>>> {
     let mut frame = vec![0; 1 << 16];
     match file.read(&mut frame) {
+        Ok(_) if frame.starts_with(&MLD) => read(file),
         Ok(len) => {
             frame.truncate(len);
             Ok(Some(frame))

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use vnet_ebpf::{
-    flow::translate::{Change, WindowMut, edit},
+    flow::{
+        icmp::Store,
+        translate::{Change, WindowMut, edit},
+    },
     forward::{Action, Exit, Packet},
     frame::{ETH_LEN, TAG_LEN},
     ip::Ip,
@@ -46,14 +49,37 @@ impl<'a> Skb<'a> {
         self.linear = self.linear.max(wanted.min(self.bytes.len()));
     }
 
+    /// Its length, without a tag in metadata.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Its first `len` bytes, linear or not.
+    pub(super) fn head(&self, len: usize) -> Option<&[u8]> {
+        self.bytes.get(..len)
+    }
+
+    /// Makes it another frame; a tag in metadata stays.
+    pub(super) fn become_bytes(&mut self, bytes: Vec<u8>) {
+        self.linear = bytes.len();
+        self.bytes = bytes;
+    }
+
     /// What became of it.
     pub(super) fn end(mut self, action: Action) -> Outcome {
         let verdict = match action {
             Action::Pass => Verdict::Pass,
             Action::Drop => Verdict::Drop,
-            Action::Redirect(exit) | Action::Neighbour(exit) => {
+            Action::Redirect(exit) => {
                 self.mark(exit);
                 Verdict::Redirect(self.sent(exit, true))
+            }
+            Action::Neighbour(exit) => {
+                self.mark(exit);
+                Verdict::Redirect(Sent {
+                    neighbour: true,
+                    ..self.sent(exit, true)
+                })
             }
         };
         Outcome {
@@ -76,6 +102,7 @@ impl<'a> Skb<'a> {
         Sent {
             ifindex: exit.ifindex,
             to_stack: exit.to_stack,
+            neighbour: false,
             tc_index: self.tc_index,
             wire: done.then(|| on_wire(&self.bytes, self.tag)),
         }
@@ -238,6 +265,16 @@ fn bytes_mut<const N: usize>(bytes: &mut [u8], offset: usize) -> Option<&mut [u8
 impl WindowMut for Skb<'_> {
     fn at_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
         bytes_mut(&mut self.bytes, offset)
+    }
+}
+
+impl Store for Skb<'_> {
+    fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> bool {
+        let Some(at) = bytes_mut(&mut self.bytes, offset) else {
+            return false;
+        };
+        *at = *bytes;
+        true
     }
 }
 

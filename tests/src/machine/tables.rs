@@ -1,11 +1,12 @@
 //! What the pipeline looks at.
 
 use vnet_common::{
-    Addr, FdbEntry, FdbKey, Mac, MacDenyKey, Member, PortConf, PortKind, PortMacKey,
-    PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, SwitchConf,
+    Addr, FdbEntry, FdbKey, Mac, MacDenyKey, Member, NatMatchKey, PortConf, PortKind, PortMacKey,
+    PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, SwitchConf, nat::NatMatch,
 };
 use vnet_ebpf::{
     fdb::{self, Home},
+    gateway::Gateway as _,
     tables::Tables,
 };
 
@@ -80,8 +81,14 @@ impl Tables for Machine {
         self.mac_allow.contains_key(&key)
     }
 
-    fn guarded(&self, _generation: u32, _source: &Addr) -> Option<u16> {
-        None
+    fn guarded(&self, generation: u32, source: &Addr) -> Option<u16> {
+        let key = NatMatchKey {
+            generation: generation as u8,
+            kind: NatMatch::Guard as u8,
+            addr: *source,
+            ..NatMatchKey::default()
+        };
+        self.nat_match(&key).map(|segment| segment as u16)
     }
 
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry> {

@@ -437,14 +437,14 @@ pub fn finish(skb: &Skb, action: Action) -> i32 {
         Action::Redirect(exit) => {
             skb.mark(exit);
             #[cfg(feature = "testing")]
-            super::testing::note_redirect(exit);
+            super::testing::note_redirect(exit, false);
             // SAFETY: takes numbers.
             unsafe { bpf_redirect(exit.ifindex, flags(exit)) as i32 }
         }
         Action::Neighbour(exit) => {
             skb.mark(exit);
             #[cfg(feature = "testing")]
-            super::testing::note_redirect(exit);
+            super::testing::note_redirect(exit, true);
             // SAFETY: takes numbers; no parameters has the kernel look up the next hop too.
             unsafe { bpf_redirect_neigh(exit.ifindex, core::ptr::null_mut(), 0, 0) as i32 }
         }

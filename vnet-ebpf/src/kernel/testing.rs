@@ -28,6 +28,21 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
         (*skb).tc_index = tc_index;
     }
     let action = super::tc::run(ctx, hook);
+    note_end(skb);
+    action
+}
+
+/// Runs the slow path on a frame that [`run`] goes on with.
+#[inline(always)]
+pub fn run_flow(ctx: &TcContext) -> i32 {
+    let action = super::flow::run(ctx);
+    note_end(ctx.skb.skb);
+    action
+}
+
+/// Records the frame's end.
+#[inline(always)]
+fn note_end(skb: *mut __sk_buff) {
     if let Some(result) = TEST_RESULT.get_ptr_mut(0) {
         // SAFETY: map memory; as above.
         unsafe {
@@ -35,7 +50,6 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
             (*result).tc_index = (*skb).tc_index;
         }
     }
-    action
 }
 
 /// # Safety
@@ -61,6 +75,7 @@ fn sent(exit: Exit, tc_index: u32, refused: bool) -> Sent {
         to_stack: u32::from(exit.to_stack),
         tc_index,
         refused: u32::from(refused),
+        neighbour: 0,
     }
 }
 
@@ -78,11 +93,16 @@ pub fn note_copy(skb: *mut __sk_buff, exit: Exit, done: bool) {
     }
 }
 
-/// Records where the frame itself goes.
+/// Records where the frame itself goes; with `neighbour` the kernel is to find the next hop.
 #[inline(always)]
-pub fn note_redirect(exit: Exit) {
+pub fn note_redirect(exit: Exit, neighbour: bool) {
     if let Some(result) = TEST_RESULT.get_ptr_mut(0) {
         // SAFETY: map memory. The final tc_index is recorded at the end.
-        unsafe { (*result).redirect = sent(exit, 0, false) };
+        unsafe {
+            (*result).redirect = Sent {
+                neighbour: u32::from(neighbour),
+                ..sent(exit, 0, false)
+            };
+        }
     }
 }

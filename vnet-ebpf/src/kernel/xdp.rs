@@ -209,7 +209,7 @@ pub fn run(ctx: &XdpContext) -> Option<u32> {
         Action::Drop => Some(xdp_action::XDP_DROP),
         Action::Redirect(exit) => {
             #[cfg(feature = "testing")]
-            super::testing::note_redirect(exit);
+            super::testing::note_redirect(exit, false);
             // SAFETY: takes numbers.
             Some(unsafe { bpf_redirect(exit.ifindex, 0) as u32 })
         }
@@ -230,11 +230,14 @@ fn route_on(md: *mut xdp_md, plan: &Plan, meta: &Meta, change: &mut Change) -> O
         return Some(xdp_action::XDP_DROP);
     }
     #[cfg(feature = "testing")]
-    super::testing::note_redirect(Exit {
-        ifindex: target,
-        to_stack: false,
-        mark: false,
-    });
+    super::testing::note_redirect(
+        Exit {
+            ifindex: target,
+            to_stack: false,
+            mark: false,
+        },
+        false,
+    );
     // SAFETY: takes numbers.
     Some(unsafe { bpf_redirect(target, 0) as u32 })
 }

@@ -1,0 +1,258 @@
+//! The gateway's state: connections and mappings, and what must hold between them.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use vnet_common::{
+    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowState,
+    flow::{FLOW_BOUND, FLOW_BUSY, FLOW_CONTACT, FLOW_HOST, FLOW_PORT, FLOW_REPLY},
+    nat::BindingKind,
+};
+
+/// What a mapping is known by: its key in an order that sorts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mapping {
+    /// A [`BindingKind`]'s number.
+    pub kind: u8,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Internal or external address.
+    pub addr: Addr,
+    /// Its port.
+    pub port: u16,
+    /// The remote address of a contact.
+    pub remote: Addr,
+    /// Segment of an internal address.
+    pub segment: u16,
+    /// The rule, of an internal address.
+    pub rule: u16,
+}
+
+impl From<&BindingKey> for Mapping {
+    fn from(key: &BindingKey) -> Self {
+        let BindingKey {
+            addr,
+            remote,
+            port,
+            segment,
+            proto,
+            kind,
+            rule,
+        } = *key;
+        Self {
+            kind,
+            proto,
+            addr,
+            port,
+            remote,
+            segment,
+            rule,
+        }
+    }
+}
+
+/// One direction of a connection, and where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its place.
+    pub index: u32,
+    /// Its tag.
+    pub tag: u32,
+    /// What is there.
+    pub entry: FlowEntry,
+}
+
+/// Everything that is known of connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Both directions of each, by place.
+    pub held: Vec<Held>,
+    /// The map `bindings`.
+    pub mappings: BTreeMap<Mapping, Binding>,
+    /// How many the table says that there are.
+    pub count: u32,
+    /// How many a port's count says that it has, where that is not zero.
+    pub owners: BTreeMap<u16, u32>,
+}
+
+impl Connections {
+    /// The directions of connections that were first; answers to the host's own packets, which
+    /// stand alone, are none.
+    pub fn firsts(&self) -> impl Iterator<Item = &Held> {
+        let is_first = |held: &&Held| held.entry.flags & (FLOW_REPLY | FLOW_HOST) == 0;
+        self.held.iter().filter(is_first)
+    }
+
+    /// Every connection by protocol and state, in order: `tcp established, udp one-way`.
+    #[must_use]
+    pub fn states(&self) -> String {
+        let mut states: Vec<String> = self
+            .held
+            .iter()
+            .filter(|held| held.entry.flags & FLOW_REPLY == 0)
+            .map(|held| {
+                let proto = match held.entry.key.proto {
+                    1 | 58 => "icmp".to_owned(),
+                    6 => "tcp".to_owned(),
+                    17 => "udp".to_owned(),
+                    other => other.to_string(),
+                };
+                if held.entry.flags & FLOW_HOST != 0 {
+                    return format!("{proto} host");
+                }
+                let state = FlowState::by_number(held.entry.state);
+                format!("{proto} {}", state.map_or("?", FlowState::name))
+            })
+            .collect();
+        states.sort();
+        states.join(", ")
+    }
+
+    /// The entry at a place.
+    #[must_use]
+    pub fn at(&self, index: u32) -> Option<&Held> {
+        self.held.iter().find(|held| held.index == index)
+    }
+
+    /// The entry for a key.
+    #[must_use]
+    pub fn of(&self, key: &FlowKey) -> Option<&Held> {
+        self.held.iter().find(|held| held.entry.key == *key)
+    }
+
+    /// Holds them against what must be so while no packet is under way: directions name each other,
+    /// keys are there once, mappings are held by exactly the connections that say so, the counts are
+    /// true, and one external port is one internal end's.
+    ///
+    /// # Errors
+    /// Something is not so.
+    pub fn check(&self) -> Result<()> {
+        let mut owners: BTreeMap<u16, u32> = BTreeMap::new();
+        let mut refs: BTreeMap<Mapping, u32> = BTreeMap::new();
+        let mut alone = 0;
+        for held in &self.held {
+            ensure!(held.tag > FLOW_BUSY, "the place {} is busy", held.index);
+            let entry = &held.entry;
+            let same = self.held.iter().filter(|h| h.entry.key == entry.key);
+            ensure!(same.count() == 1, "{:?} is there twice", entry.key);
+            if entry.flags & FLOW_HOST != 0 {
+                continue;
+            }
+            if entry.peer == held.index {
+                // A VM that sends to its own mapping: both directions look the same, and hold the
+                // same.
+                alone += 1;
+                *owners.entry(entry.owner).or_default() += 1;
+                for mapping in held_by(entry, entry) {
+                    let is_contact = mapping.kind == BindingKind::Contact as u8;
+                    *refs.entry(mapping).or_default() += if is_contact { 1 } else { 2 };
+                }
+                continue;
+            }
+            let peer = self
+                .at(entry.peer)
+                .with_context(|| format!("{entry:?} has no other direction"))?;
+            ensure!(
+                peer.entry.peer == held.index
+                    && (peer.entry.flags ^ entry.flags) & FLOW_REPLY != 0
+                    && peer.entry.state == entry.state
+                    && peer.entry.owner == entry.owner,
+                "{entry:?} and {:?} are not each other's",
+                peer.entry
+            );
+            if entry.flags & FLOW_REPLY == 0 {
+                *owners.entry(entry.owner).or_default() += 1;
+            }
+            for mapping in held_by(entry, &peer.entry) {
+                *refs.entry(mapping).or_default() += 1;
+            }
+        }
+        let count = self.firsts().count();
+        let hosts = self.held.iter().filter(|h| h.entry.flags & FLOW_HOST != 0);
+        ensure!(
+            self.held.len() - hosts.count() == 2 * count - alone && count == self.count as usize,
+            "there are {} entries of {count} connections, and {} are counted",
+            self.held.len(),
+            self.count
+        );
+        ensure!(
+            owners == self.owners,
+            "connections by port: {owners:?}, counted: {:?}",
+            self.owners
+        );
+        let counted: BTreeMap<Mapping, u32> = self
+            .mappings
+            .iter()
+            .map(|(mapping, binding)| (*mapping, binding.refs))
+            .collect();
+        ensure!(
+            refs == counted,
+            "mappings are held so: {refs:?}, and counted so: {counted:?}"
+        );
+        for (mapping, binding) in &self.mappings {
+            self.check_pair(mapping, binding)?;
+        }
+        Ok(())
+    }
+
+    /// An internal mapping and its external one name each other. An external one alone is a port of
+    /// one connection.
+    fn check_pair(&self, mapping: &Mapping, binding: &Binding) -> Result<()> {
+        if mapping.kind != BindingKind::Internal as u8 {
+            return Ok(());
+        }
+        let external = Mapping {
+            kind: BindingKind::External as u8,
+            proto: mapping.proto,
+            addr: binding.addr,
+            port: binding.port,
+            remote: [0; 16],
+            segment: 0,
+            rule: 0,
+        };
+        let found = self
+            .mappings
+            .get(&external)
+            .with_context(|| format!("{mapping:?} has no other side"))?;
+        ensure!(
+            found.addr == mapping.addr && found.port == mapping.port,
+            "{mapping:?} leads to {binding:?}, and that to {found:?}"
+        );
+        Ok(())
+    }
+}
+
+/// The mappings that one direction's source holds.
+fn held_by(entry: &FlowEntry, peer: &FlowEntry) -> Vec<Mapping> {
+    if entry.flags & (FLOW_BOUND | FLOW_PORT) == 0 {
+        return Vec::new();
+    }
+    let external = Mapping {
+        kind: BindingKind::External as u8,
+        proto: entry.key.proto,
+        addr: peer.key.dst,
+        port: peer.key.dport,
+        remote: [0; 16],
+        segment: 0,
+        rule: 0,
+    };
+    let mut held = vec![external];
+    if entry.flags & FLOW_BOUND != 0 {
+        held.push(Mapping {
+            kind: BindingKind::Internal as u8,
+            addr: entry.key.src,
+            port: entry.key.sport,
+            segment: entry.key.segment,
+            rule: entry.rule,
+            ..external
+        });
+    }
+    if entry.flags & FLOW_CONTACT != 0 {
+        held.push(Mapping {
+            kind: BindingKind::Contact as u8,
+            remote: entry.key.dst,
+            ..external
+        });
+    }
+    held
+}

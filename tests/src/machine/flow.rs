@@ -1,0 +1,224 @@
+//! What becomes of packets that are routed, of questions for external addresses, and of the host's own
+//! connections out of those: as the programs `tc_ingress`, `tc_flow` and `tc_egress` do it, with what
+//! is between them and the pure steps.
+
+use vnet_common::{DropReason, FlowKey, PortKind, nat::NatMatch, port, switch::SWITCH_ANSWERS};
+use vnet_ebpf::{
+    answer::{ADVERTISEMENT_LEN, ARP, ARP_LEN, advertisement, arp_reply, asks_for},
+    decide::Plan,
+    flow::{
+        icmp::{EMBEDDED, error_v4, error_v6, translate_error},
+        table::NO_FLOW,
+        translate::{Change, fold32},
+    },
+    forward::{Action, Exit, forward},
+    frame::{ETH_LEN, is_group},
+    gateway::{Gateway, Route, Work},
+    ip::{IPV4, IPV4_LEN, IPV6, IPV6_LEN, Icmp, Ip, Part, proto},
+    meta::Meta,
+    nat::{Outcome, Step, Tell, arrive::arrive, host, rules::look_up},
+    route,
+    settle::{settle_source, settle_verdict},
+    tables::{Effects, Tables},
+    window::Window as _,
+};
+
+use super::{
+    Machine,
+    packet::{Buffer, Skb},
+};
+
+/// Bytes that the kernel side pulls into the linear head of packets that may have to be routed
+/// (`ROUTED` in vnet-ebpf/src/kernel/tc.rs).
+const ROUTED: usize = 98;
+/// As [`ROUTED`], of packets that take more work (`WANTED` in vnet-ebpf/src/kernel/flow.rs).
+const FLOW_PULLED: usize = 256;
+/// As [`ROUTED`], of questions (vnet-ebpf/src/kernel/answer.rs).
+const ASKED: usize = 90;
+
+impl Machine {
+    /// As `route_on` in vnet-ebpf/src/kernel/tc.rs.
+    pub(super) fn route_on(&self, plan: &mut Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
+        skb.pull(ROUTED);
+        let mut ip = Ip::EMPTY;
+        let index = route::look(plan, meta, skb, self, &mut ip);
+        settle_source(plan, meta, self);
+        if index == NO_FLOW {
+            return self.flow(plan, meta, skb);
+        }
+        let mut change = Change {
+            index,
+            ..Change::NONE
+        };
+        route::send(&ip, &mut change, plan, meta, self, skb)
+    }
+
+    /// As `route_on` in vnet-ebpf/src/kernel/xdp.rs.
+    pub(super) fn route_at_xdp(&self, plan: &Plan, meta: &Meta, buffer: &mut Buffer) -> Action {
+        let mut ip = Ip::EMPTY;
+        let index = route::look(plan, meta, buffer, self, &mut ip);
+        if index == NO_FLOW || !route::xdp_may_send(&ip, index, plan, self) {
+            return Action::Pass;
+        }
+        settle_source(plan, meta, self);
+        let mut change = Change {
+            index,
+            ..Change::NONE
+        };
+        match route::send(&ip, &mut change, plan, meta, self, buffer) {
+            Action::Redirect(exit) => Action::Redirect(exit),
+            _ => Action::Drop,
+        }
+    }
+
+    /// As `run` in vnet-ebpf/src/kernel/flow.rs.
+    fn flow(&self, plan: &mut Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
+        skb.pull(FLOW_PULLED);
+        let mut work = self.gateway.work.borrow_mut();
+        let outcome = arrive(&mut work, plan, meta, skb, self);
+        if outcome == Outcome::SEND || outcome == Outcome::FRAGMENT {
+            work.change.index = work.index;
+            let Work { ip, change, .. } = &mut **work;
+            route::send(ip, change, plan, meta, self, skb)
+        } else if outcome == Outcome::STACK {
+            settle_verdict(plan, meta, self);
+            forward(plan, meta, self, skb).unwrap_or(Action::Drop)
+        } else if outcome == Outcome::RELATED {
+            self.related(&mut work, plan, meta, skb)
+        } else {
+            let reason = DropReason::ALL[outcome.reason() as usize];
+            self.count_drop(plan.port.slot, reason, meta.packets());
+            let tell = match outcome.tell() {
+                1 => Tell::Prohibited,
+                2 => Tell::TooBig,
+                3 => Tell::TimeExceeded,
+                _ => return Action::Drop,
+            };
+            self.tell(&mut work, plan, skb, tell)
+                .unwrap_or(Action::Drop)
+        }
+    }
+
+    /// As `icmp_related` in vnet-ebpf/src/kernel/icmp.rs.
+    fn related(&self, work: &mut Work, plan: &Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
+        let Some(way) = route::begin_related(work, self) else {
+            return Action::Drop;
+        };
+        let Work {
+            ip,
+            inner,
+            change,
+            key,
+            ..
+        } = work;
+        let ports = (change.sport, change.dport);
+        if !translate_error(skb, ip, inner, key, ports, change) {
+            return Action::Drop;
+        }
+        route::leave(ip, change, way, plan, meta, self, skb)
+    }
+
+    /// As `icmp_tell` there. `None` when nothing is told.
+    fn tell(&self, work: &mut Work, plan: &Plan, skb: &mut Skb<'_>, tell: Tell) -> Option<Action> {
+        let ip = work.ip;
+        let header = if ip.v6 { IPV6_LEN } else { IPV4_LEN };
+        if ip.icmp == Icmp::Error
+            || ip.part == Part::Later
+            || usize::from(ip.l4) != usize::from(ip.l3) + header
+            || usize::from(ip.l3) != ETH_LEN
+            || !self.icmp_take()
+        {
+            return None;
+        }
+        let at = self.port(plan.generation, plan.stack_slot)?;
+        let back = self.port(plan.generation, plan.port.slot)?;
+        let key = FlowKey {
+            src: ip.key.dst,
+            dst: ip.key.src,
+            ..FlowKey::default()
+        };
+        let mut route = Route::NONE;
+        self.route(at.ifindex, &key, &mut route);
+        let from = if route.src == [0; 16] {
+            ip.key.dst
+        } else {
+            route.src
+        };
+        let embedded = skb.head(ETH_LEN + header + EMBEDDED)?[ETH_LEN..].to_vec();
+        let checksum = match ip.key.proto {
+            proto::TCP => 16,
+            proto::UDP => 6,
+            _ => 0,
+        };
+        if checksum != 0 {
+            skb.head(ETH_LEN + header + checksum + 2)?;
+        }
+        let words = embedded.chunks_exact(2);
+        let sum: u64 = words
+            .map(|pair| u64::from(u16::from_ne_bytes([pair[0], pair[1]])))
+            .sum();
+        let (sum, len) = (u64::from(fold32(sum)), embedded.len() as u16);
+        let mut error = [plan.frame.src, at.mac].concat();
+        error.extend(plan.frame.ether_type.to_be_bytes());
+        if ip.v6 {
+            error.extend(error_v6(tell, work.mtu, &from, &ip.key.src, sum, len));
+        } else {
+            error.extend(error_v4(tell, work.mtu, &from, &ip.key.src, sum, len));
+        }
+        error.extend(embedded);
+        skb.become_bytes(error);
+        Some(Action::Redirect(Exit::to(back)))
+    }
+
+    /// As `may_ask` and `answer` in vnet-ebpf/src/kernel/answer.rs. `None` leaves the frame as it was.
+    pub(super) fn answer(&self, plan: &Plan, meta: &Meta, skb: &mut Skb<'_>) -> Option<Action> {
+        let conf = self.switch()?;
+        let answers = conf.flags[(conf.generation & 1) as usize] & SWITCH_ANSWERS != 0;
+        if plan.port.kind != PortKind::Uplink || !is_group(plan.frame.dst) || !answers {
+            return None;
+        }
+        skb.pull(ASKED);
+        let mut work = self.gateway.work.borrow_mut();
+        if !asks_for(plan, skb, &mut work.target) {
+            return None;
+        }
+        let scope = plan.port.peer_slot;
+        let generation = plan.generation;
+        look_up(self, generation, NatMatch::Answer, scope, &work.target, 0)?;
+        let stack = self.port(generation, scope)?;
+        let back = self.port(generation, plan.port.slot)?;
+        let l3 = plan.frame.payload_offset();
+        let message = if plan.frame.ether_type == ARP {
+            let request = skb.at::<ARP_LEN>(l3)?;
+            let mut bytes = skb.head(skb.len())?.to_vec();
+            bytes[l3..l3 + ARP_LEN].copy_from_slice(&arp_reply(request, &stack.mac));
+            bytes
+        } else {
+            let source = *skb.at::<16>(l3 + 8)?;
+            let mut reply = [0; ADVERTISEMENT_LEN];
+            advertisement(&source, &work.target, &stack.mac, &mut reply);
+            [skb.head(l3)?, &reply].concat()
+        };
+        let addresses = [plan.frame.src, stack.mac].concat();
+        skb.become_bytes([&addresses, &message[12..]].concat());
+        self.count_tx(plan.port.slot, 1, meta.len);
+        Some(Action::Redirect(Exit::to(back)))
+    }
+
+    /// As `may_claim` and `host_claim` in vnet-ebpf/src/kernel/tc.rs.
+    pub(super) fn claim_for_host(&self, plan: &Plan, meta: &Meta, skb: &mut Skb<'_>) {
+        let leads_out = port::PORT_ROUTED | port::PORT_GATEWAY;
+        let shares = self
+            .port(plan.generation, plan.port.slot)
+            .is_some_and(|at| at.flags & leads_out == port::PORT_ROUTED);
+        if meta.redirected || !matches!(plan.frame.ether_type, IPV4 | IPV6) || !shares {
+            return;
+        }
+        skb.pull(ROUTED);
+        let mut work = self.gateway.work.borrow_mut();
+        let read = self.step(Step::Read, &mut work, plan, skb);
+        if read == Outcome::GO_ON && host::may_begin(&work.ip) {
+            host::claim(&mut work, self);
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Connections, mappings, rules and the host's routing, over vectors and maps.
+
+use std::{
+    cell::{Cell, RefCell, UnsafeCell},
+    collections::{BTreeMap, HashMap},
+    mem::MaybeUninit,
+};
+
+use vnet_common::{
+    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowTags, NatCounters, NatMatchKey, NatRule,
+    flow::{FLOW_BUCKET, FlowCounters},
+    nat::NAT_RULES,
+};
+use vnet_ebpf::{
+    flow::table::{FlowTable, find},
+    gateway::{CHECKED, Checked, FlowCount, Fragment, FragmentKey, Gateway, Route, Work},
+    nat::{close, ports},
+    rate,
+};
+
+use super::Machine;
+use crate::{
+    connections::{Connections, Held, Mapping},
+    setup::Setup,
+    world::Routing,
+};
+
+/// Nanoseconds between the ICMP errors that a CPU makes (vnet-ebpf/src/kernel/gateway.rs).
+const ICMP_INTERVAL_NS: u32 = 1_000_000;
+
+/// Linux's own ports for outgoing connections, as a new network namespace has them.
+const EPHEMERAL: (u16, u16) = (32_768, 60_999);
+
+/// What a place without a rule holds.
+static UNUSED: NatRule = NatRule {
+    external: [0; 16],
+    internal: [0; 16],
+    from: [0; 16],
+    pool_size: 0,
+    port_lo: 0,
+    port_hi: 0,
+    to_lo: 0,
+    to_hi: 0,
+    block_size: 0,
+    via: 0,
+    inside: 0,
+    print: 0,
+    from_len: 0,
+    prefix_len: 0,
+    kind: vnet_common::nat::NatKind::Unused,
+    flags: 0,
+};
+
+/// Everything that the gateway keeps.
+pub(super) struct State {
+    tags: Box<[UnsafeCell<FlowTags>]>,
+    entries: Box<[UnsafeCell<FlowEntry>]>,
+    seed: u64,
+    count: Cell<u32>,
+    owners: RefCell<Vec<u32>>,
+    counters: Cell<FlowCounters>,
+    pub(super) rule_counters: RefCell<BTreeMap<u16, NatCounters>>,
+    bindings: RefCell<BTreeMap<Mapping, Binding>>,
+    binding_room: usize,
+    fragments: RefCell<HashMap<FragmentKey, Fragment>>,
+    checked: Box<[UnsafeCell<Checked>]>,
+    icmp_next_ns: Cell<u64>,
+    random: Cell<u64>,
+    rules: BTreeMap<(u32, u16), NatRule>,
+    matches: Vec<(u32, NatMatchKey, u32)>,
+    pub(super) routing: Routing,
+    /// Kept from packet to packet, as the kernel side's is.
+    pub(super) work: RefCell<Box<Work>>,
+}
+
+/// Work as it is before the first packet.
+fn no_work() -> Box<Work> {
+    // SAFETY: integers, booleans and enums, all of which may be zero.
+    unsafe { Box::new(MaybeUninit::zeroed().assume_init()) }
+}
+
+impl State {
+    pub(super) fn new(setup: &Setup) -> Self {
+        let buckets = setup.sizes.flow_buckets() as usize;
+        Self {
+            tags: (0..buckets).map(|_| UnsafeCell::default()).collect(),
+            entries: (0..buckets * FLOW_BUCKET)
+                .map(|_| UnsafeCell::default())
+                .collect(),
+            seed: setup.sizes.flow_seed,
+            count: Cell::new(0),
+            owners: RefCell::new(vec![0; setup.sizes.max_ports as usize]),
+            counters: Cell::default(),
+            rule_counters: RefCell::default(),
+            bindings: RefCell::default(),
+            binding_room: 3 * setup.sizes.flow_size.max(1) as usize,
+            fragments: RefCell::default(),
+            checked: (0..CHECKED).map(|_| UnsafeCell::default()).collect(),
+            icmp_next_ns: Cell::new(0),
+            random: Cell::new(0x5eed),
+            rules: BTreeMap::new(),
+            matches: Vec::new(),
+            routing: setup.routing.clone(),
+            work: RefCell::new(no_work()),
+        }
+    }
+
+    /// Fills a generation's rules.
+    pub(super) fn publish(&mut self, setup: &Setup, generation: u32) {
+        self.rules = setup
+            .image
+            .nat_rules
+            .iter()
+            .map(|(id, rule)| ((generation, *id), *rule))
+            .collect();
+        self.matches = setup
+            .image
+            .nat_matches
+            .iter()
+            .map(|((bits, key), value)| {
+                let key = NatMatchKey {
+                    generation: generation as u8,
+                    ..*key
+                };
+                (*bits, key, *value)
+            })
+            .collect();
+    }
+
+    pub(super) fn counters(&self) -> FlowCounters {
+        self.counters.get()
+    }
+
+    /// What there is, as it lies there.
+    pub(super) fn connections(&self) -> Connections {
+        let mut held = Vec::new();
+        for (bucket, tags) in self.tags.iter().enumerate() {
+            // SAFETY: nobody holds a reference into the table between two calls of the pipeline.
+            let tags = unsafe { *tags.get() };
+            for (place, tag) in tags.tags.into_iter().enumerate().filter(|(_, t)| *t != 0) {
+                let index = bucket * FLOW_BUCKET + place;
+                // SAFETY: as above.
+                let entry = unsafe { *self.entries[index].get() };
+                held.push(Held {
+                    index: index as u32,
+                    tag,
+                    entry,
+                });
+            }
+        }
+        Connections {
+            held,
+            mappings: self.bindings.borrow().clone(),
+            count: self.count.get(),
+            owners: (0u16..)
+                .zip(self.owners.borrow().iter().copied())
+                .filter(|(_, count)| *count != 0)
+                .collect(),
+        }
+    }
+}
+
+/// Bytes of a key, as a longest prefix match sees them.
+fn bytes(key: &NatMatchKey) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    bytes[0] = key.generation;
+    bytes[1] = key.kind;
+    bytes[2..4].copy_from_slice(&key.scope_be);
+    bytes[4..20].copy_from_slice(&key.addr);
+    bytes[20..22].copy_from_slice(&key.port_be);
+    bytes
+}
+
+/// Whether the first `bits` bits are the same.
+pub(crate) fn begins_alike(a: &[u8], b: &[u8], bits: u32) -> bool {
+    let whole = bits as usize / 8;
+    let rest = bits % 8;
+    a[..whole] == b[..whole] && (rest == 0 || (a[whole] ^ b[whole]) >> (8 - rest) == 0)
+}
+
+impl FlowTable for Machine {
+    fn flow_tags(&self, bucket: u32) -> Option<*mut FlowTags> {
+        self.gateway.tags.get(bucket as usize).map(UnsafeCell::get)
+    }
+
+    fn flow(&self, index: u32) -> Option<*mut FlowEntry> {
+        self.gateway
+            .entries
+            .get(index as usize)
+            .map(UnsafeCell::get)
+    }
+
+    fn flow_buckets(&self) -> u32 {
+        self.gateway.tags.len() as u32
+    }
+
+    fn flow_seed(&self) -> u64 {
+        self.gateway.seed
+    }
+
+    unsafe fn exchange(&self, tag: *mut u32, old: u32, new: u32) -> bool {
+        // SAFETY: the caller's promise; this machine has one thread.
+        unsafe {
+            let same = *tag == old;
+            if same {
+                *tag = new;
+            }
+            same
+        }
+    }
+}
+
+impl Gateway for Machine {
+    fn find_flow(&self, key: &FlowKey) -> u32 {
+        find(self, key)
+    }
+
+    fn route(&self, ifindex: u32, key: &FlowKey, route: &mut Route) {
+        *route = self.gateway.routing.route(ifindex, &key.dst, |ifindex| {
+            self.devices.get(&ifindex).map_or(0, |(mtu, _)| *mtu)
+        });
+    }
+
+    fn host_socket(&self, key: &FlowKey) -> bool {
+        self.gateway
+            .routing
+            .has_socket(key.proto, &key.dst, key.dport)
+    }
+
+    fn nat_rule(&self, generation: u32, id: u16) -> Option<&NatRule> {
+        if u32::from(id) >= NAT_RULES {
+            return None;
+        }
+        Some(self.gateway.rules.get(&(generation, id)).unwrap_or(&UNUSED))
+    }
+
+    fn nat_match(&self, key: &NatMatchKey) -> Option<u32> {
+        let wanted = bytes(key);
+        self.gateway
+            .matches
+            .iter()
+            .filter(|(bits, key, _)| begins_alike(&bytes(key), &wanted, *bits))
+            .max_by_key(|(bits, _, _)| *bits)
+            .map(|(_, _, value)| *value)
+    }
+
+    fn binding_look(&self, key: &BindingKey, binding: &mut Binding) -> bool {
+        let found = self.gateway.bindings.borrow().get(&key.into()).copied();
+        if let Some(found) = found {
+            *binding = found;
+        }
+        found.is_some()
+    }
+
+    fn binding_hold(&self, key: &BindingKey, binding: &mut Binding) -> bool {
+        let mut bindings = self.gateway.bindings.borrow_mut();
+        let Some(found) = bindings.get_mut(&key.into()) else {
+            return false;
+        };
+        found.refs += 1;
+        *binding = *found;
+        true
+    }
+
+    fn binding_add(&self, key: &BindingKey, binding: &Binding) -> bool {
+        let mut bindings = self.gateway.bindings.borrow_mut();
+        if bindings.len() >= self.gateway.binding_room || bindings.contains_key(&key.into()) {
+            return false;
+        }
+        bindings.insert(key.into(), *binding);
+        true
+    }
+
+    fn binding_release(&self, key: &BindingKey, addr: &Addr, port: u16) -> bool {
+        let mut bindings = self.gateway.bindings.borrow_mut();
+        let Some(found) = bindings.get_mut(&key.into()) else {
+            return false;
+        };
+        if found.addr != *addr || found.port != port {
+            return false;
+        }
+        found.refs -= 1;
+        if found.refs > 0 {
+            return false;
+        }
+        bindings.remove(&key.into());
+        true
+    }
+
+    fn search_port(&self, work: &mut Work, times: u32) {
+        for _ in 0..times {
+            if ports::try_one(work, self) {
+                break;
+            }
+        }
+    }
+
+    fn random(&self) -> u32 {
+        // Knuth's MMIX.
+        let next = self
+            .gateway
+            .random
+            .get()
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.gateway.random.set(next);
+        (next >> 32) as u32
+    }
+
+    fn ephemeral_ports(&self) -> (u16, u16) {
+        EPHEMERAL
+    }
+
+    fn flow_count(&self) -> u32 {
+        self.gateway.count.get()
+    }
+
+    fn add_flow_count(&self, delta: i32) {
+        let count = self.gateway.count.get().checked_add_signed(delta);
+        let count = count.expect("the number of connections stays above zero");
+        self.gateway.count.set(count);
+    }
+
+    fn owner_count(&self, slot: u16) -> u32 {
+        let owners = self.gateway.owners.borrow();
+        owners.get(usize::from(slot)).copied().unwrap_or(0)
+    }
+
+    fn add_owner_count(&self, slot: u16, delta: i32) {
+        if let Some(count) = self.gateway.owners.borrow_mut().get_mut(usize::from(slot)) {
+            *count = count
+                .checked_add_signed(delta)
+                .expect("a port's connections stay above zero");
+        }
+    }
+
+    fn count_flow(&self, what: FlowCount, rule: u16) {
+        let mut counters = self.gateway.counters.get();
+        let mut rules = self.gateway.rule_counters.borrow_mut();
+        let rule = rules.entry(rule);
+        match what {
+            FlowCount::Created => counters.created += 1,
+            FlowCount::Ended => counters.ended += 1,
+            FlowCount::Evicted => counters.evicted += 1,
+            FlowCount::Hit => rule.or_default().hits += 1,
+            FlowCount::RuleEnded => rule.or_default().ended += 1,
+            FlowCount::PortTaken => rule.or_default().ports_taken += 1,
+            FlowCount::PortReleased => rule.or_default().ports_released += 1,
+            FlowCount::Exhausted => rule.or_default().exhausted += 1,
+        }
+        self.gateway.counters.set(counters);
+    }
+
+    fn fragment_put(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.gateway.fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn fragment_find(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.gateway.fragments.borrow().get(key).copied()
+    }
+
+    fn checked(&self, place: u32) -> Option<*mut Checked> {
+        self.gateway
+            .checked
+            .get(place as usize)
+            .map(UnsafeCell::get)
+    }
+
+    fn icmp_take(&self) -> bool {
+        let next = self.gateway.icmp_next_ns.get();
+        match rate::take(next, self.now_ns.get(), ICMP_INTERVAL_NS, 1) {
+            Some(next) => {
+                self.gateway.icmp_next_ns.set(next);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Machine {
+    /// Ends every connection that is over, as the expiry timer does, a whole walk at once.
+    pub fn sweep_flows(&self) {
+        let mut work = no_work();
+        for bucket in 0..self.flow_buckets() {
+            close::sweep_bucket(&mut work, bucket, self);
+        }
+    }
+
+    /// Ends a connection, as `vnet-user flow flush` does. False when it is another one by now.
+    pub fn delete_flow(&self, index: u32, tag: u32) -> bool {
+        close::delete(&mut no_work(), index, tag, self)
+    }
+}
