@@ -111,8 +111,7 @@ impl Machine {
             key,
             ..
         } = work;
-        let ports = (change.sport, change.dport);
-        if !translate_error(skb, ip, inner, key, ports, change) {
+        if !translate_error(skb, ip, inner, key, change) {
             return Action::Drop;
         }
         route::leave(ip, change, way, plan, meta, self, skb)
