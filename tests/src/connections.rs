@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use vnet_common::{
     Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowState,
-    flow::{FLOW_BOUND, FLOW_BUSY, FLOW_CONTACT, FLOW_HOST, FLOW_PORT, FLOW_REPLY},
+    flow::{FLOW_BLOCK, FLOW_BOUND, FLOW_BUSY, FLOW_CONTACT, FLOW_HOST, FLOW_PORT, FLOW_REPLY},
     nat::BindingKind,
 };
 
@@ -180,6 +180,19 @@ impl Connections {
             "connections by port: {owners:?}, counted: {:?}",
             self.owners
         );
+        // A block is held by whoever has it.
+        for (mapping, binding) in &self.mappings {
+            if mapping.kind == BindingKind::BlockOf as u8 {
+                let block = Mapping {
+                    kind: BindingKind::Block as u8,
+                    addr: binding.addr,
+                    port: binding.port,
+                    segment: 0,
+                    ..*mapping
+                };
+                *refs.entry(block).or_default() += 1;
+            }
+        }
         let counted: BTreeMap<Mapping, u32> = self
             .mappings
             .iter()
@@ -242,6 +255,17 @@ fn held_by(entry: &FlowEntry, peer: &FlowEntry) -> Vec<Mapping> {
             kind: BindingKind::Internal as u8,
             addr: entry.key.src,
             port: entry.key.sport,
+            segment: entry.key.segment,
+            rule: entry.rule,
+            ..external
+        });
+    }
+    if entry.flags & FLOW_BLOCK != 0 {
+        held.push(Mapping {
+            kind: BindingKind::BlockOf as u8,
+            proto: 0,
+            addr: entry.key.src,
+            port: 0,
             segment: entry.key.segment,
             rule: entry.rule,
             ..external

@@ -16,6 +16,7 @@ enum Inside {
         flags: u8,
         seq: u32,
         ack: u32,
+        mss: Option<u16>,
     },
     Echo {
         reply: bool,
@@ -105,6 +106,7 @@ pub fn tcp(ends: &str, flags: &str) -> Packet {
         flags,
         seq: 1000,
         ack: 0,
+        mss: None,
     };
     packet(ends, inside).payload(0)
 }
@@ -243,6 +245,15 @@ impl Packet {
         self
     }
 
+    /// TCP's option of the maximum segment size, behind another one.
+    #[must_use]
+    pub fn mss(mut self, size: u16) -> Self {
+        if let Inside::Tcp { mss, .. } = &mut self.inside {
+            *mss = Some(size);
+        }
+        self
+    }
+
     /// UDP without a checksum.
     #[must_use]
     pub fn no_checksum(mut self) -> Self {
@@ -312,11 +323,22 @@ impl Packet {
                 let len = (8 + self.payload) as u16;
                 [sport, dport, len.to_be_bytes(), [0, 0]].concat()
             }
-            Inside::Tcp { flags, seq, ack } => {
+            Inside::Tcp {
+                flags,
+                seq,
+                ack,
+                mss,
+            } => {
                 let mut header = [sport, dport].concat();
                 header.extend(seq.to_be_bytes());
                 header.extend(ack.to_be_bytes());
-                header.extend([0x50, *flags, 0x20, 0, 0, 0, 0, 0]);
+                let words = if mss.is_some() { 0x70 } else { 0x50 };
+                header.extend([words, *flags, 0x20, 0, 0, 0, 0, 0]);
+                if let Some(mss) = mss {
+                    // SACK permitted, two of no operation, the size.
+                    header.extend([4, 2, 1, 1, 2, 4]);
+                    header.extend(mss.to_be_bytes());
+                }
                 header
             }
             Inside::Echo { reply, id } => {

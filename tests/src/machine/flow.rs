@@ -7,14 +7,15 @@ use vnet_ebpf::{
     answer::{ADVERTISEMENT_LEN, ARP, ARP_LEN, advertisement, arp_reply, asks_for},
     decide::Plan,
     flow::{
-        icmp::{EMBEDDED, error_v4, error_v6, translate_error},
-        table::NO_FLOW,
-        translate::{Change, fold32},
+        icmp::{EMBEDDED, Store as _, error_v4, error_v6, is_one_host, translate_error},
+        mss,
+        table::{FlowTable, NO_FLOW},
+        translate::{Change, diff2, fold32, updated},
     },
     forward::{Action, Exit, forward},
     frame::{ETH_LEN, is_group},
     gateway::{Gateway, Route, Work},
-    ip::{IPV4, IPV4_LEN, IPV6, IPV6_LEN, Icmp, Ip, Part, proto},
+    ip::{IPV4, IPV4_LEN, IPV6, IPV6_LEN, Icmp, Ip, Part, TCP_SYN, proto},
     meta::Meta,
     nat::{Outcome, Step, Tell, arrive::arrive, host, rules::look_up},
     route,
@@ -44,7 +45,7 @@ impl Machine {
         let index = route::look(plan, meta, skb, self, &mut ip);
         settle_source(plan, meta, self);
         if index == NO_FLOW {
-            return self.flow(plan, meta, skb);
+            return self.go_on(plan, meta, skb);
         }
         let mut change = Change {
             index,
@@ -72,12 +73,15 @@ impl Machine {
     }
 
     /// As `run` in vnet-ebpf/src/kernel/flow.rs.
-    fn flow(&self, plan: &mut Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
+    fn go_on(&self, plan: &mut Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
         skb.pull(FLOW_PULLED);
         let mut work = self.gateway.work.borrow_mut();
         let outcome = arrive(&mut work, plan, meta, skb, self);
         if outcome == Outcome::SEND || outcome == Outcome::FRAGMENT {
             work.change.index = work.index;
+            if work.ip.tcp_flags & TCP_SYN != 0 {
+                self.clamp_mss(&work, skb);
+            }
             let Work { ip, change, .. } = &mut **work;
             route::send(ip, change, plan, meta, self, skb)
         } else if outcome == Outcome::STACK {
@@ -99,10 +103,41 @@ impl Machine {
         }
     }
 
+    /// As `clamp_mss` in vnet-ebpf/src/kernel/flow.rs.
+    fn clamp_mss(&self, work: &Work, skb: &mut Skb<'_>) {
+        let clamp = self.switch().map_or(0, |conf| conf.mss_clamp);
+        let Some(entry) = self.flow(work.index).filter(|_| clamp != 0) else {
+            return;
+        };
+        // SAFETY: the table's own entries.
+        let mtu = unsafe {
+            let own = (*entry).mtu;
+            let peer = self.flow((*entry).peer);
+            peer.map_or(own, |peer| (*peer).mtu.min(own))
+        };
+        let ip = &work.ip;
+        let limit = mss::limit(clamp, mtu, ip.v6);
+        let byte = |at: usize| skb.head(at + 1)?.last().copied();
+        let Some((at, value)) = mss::find(ip, byte).filter(|(_, value)| *value > limit) else {
+            return;
+        };
+        let (old, new) = (value.to_be_bytes(), limit.to_be_bytes());
+        let checksum = usize::from(ip.l4) + 16;
+        let Some(sum) = skb.at::<2>(checksum).copied() else {
+            return;
+        };
+        skb.store(checksum, &updated(sum, diff2(0, old, new)));
+        skb.store(at, &new);
+    }
+
     /// As `icmp_related` in vnet-ebpf/src/kernel/icmp.rs.
     fn related(&self, work: &mut Work, plan: &Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
+        let refused = |reason| {
+            self.count_drop(plan.port.slot, reason, 1);
+            Action::Drop
+        };
         let Some(way) = route::begin_related(work, self) else {
-            return Action::Drop;
+            return refused(DropReason::NatIcmpUnrelated);
         };
         let Work {
             ip,
@@ -112,7 +147,7 @@ impl Machine {
             ..
         } = work;
         if !translate_error(skb, ip, inner, key, change) {
-            return Action::Drop;
+            return refused(DropReason::KernelRefused);
         }
         route::leave(ip, change, way, plan, meta, self, skb)
     }
@@ -125,6 +160,7 @@ impl Machine {
             || ip.part == Part::Later
             || usize::from(ip.l4) != usize::from(ip.l3) + header
             || usize::from(ip.l3) != ETH_LEN
+            || !is_one_host(&ip.key.src)
             || !self.icmp_take()
         {
             return None;

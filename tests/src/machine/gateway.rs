@@ -93,7 +93,8 @@ impl State {
             counters: Cell::default(),
             rule_counters: RefCell::default(),
             bindings: RefCell::default(),
-            binding_room: 3 * setup.sizes.flow_size.max(1) as usize,
+            // As in `Sizes`.
+            binding_room: (4 * setup.sizes.flow_size).max(4096) as usize,
             fragments: RefCell::default(),
             checked: (0..CHECKED).map(|_| UnsafeCell::default()).collect(),
             icmp_next_ns: Cell::new(0),

@@ -65,12 +65,9 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     release(work, false, gateway);
     let owner = work.forward.owner;
     if work.forward.flags & FLOW_BLOCK != 0 {
-        let saved = work.owner;
-        work.owner = owner;
         let first = &work.forward;
-        let of = (first.key.src, first.key.segment, first.rule);
+        let of = (first.key.src, first.key.segment, first.rule, owner);
         release_block(work, of, gateway);
-        work.owner = saved;
     }
     gateway.add_flow_count(-1);
     gateway.add_owner_count(owner, -1);

@@ -523,7 +523,8 @@ fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
 #[inline(always)]
 pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     if work.flags & FLOW_BLOCK != 0 {
-        let of = (work.ip.key.src, work.ip.key.segment, work.source_rule);
+        let key = &work.ip.key;
+        let of = (key.src, key.segment, work.source_rule, work.owner);
         ports::release_block(work, of, gateway);
     }
     if work.flags & (FLOW_BOUND | FLOW_PORT) == 0 {

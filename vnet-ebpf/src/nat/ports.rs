@@ -110,14 +110,8 @@ fn find_block<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G)
         gateway.binding_release(&work.binding_key, &work.ip.key.src, first);
         return 0;
     }
-    let (addr, segment) = (work.ip.key.src, work.ip.key.segment);
-    report_block(
-        work,
-        EventKind::BlockNew,
-        &addr,
-        segment,
-        gateway,
-    );
+    let (addr, of) = (work.ip.key.src, (work.ip.key.segment, work.owner));
+    report_block(work, EventKind::BlockNew, &addr, of, gateway);
     first
 }
 
@@ -126,7 +120,7 @@ fn find_block<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G)
 #[inline(always)]
 pub fn release_block<G: Gateway + ?Sized>(
     work: &mut Work,
-    (addr, segment, rule): (Addr, u16, u16),
+    (addr, segment, rule, slot): (Addr, u16, u16, u16),
     gateway: &G,
 ) {
     set_block_key(&mut work.binding_key, &addr, segment, rule);
@@ -140,7 +134,7 @@ pub fn release_block<G: Gateway + ?Sized>(
         } = work;
         set_place_key(binding_key, &found.addr, first, rule);
         gateway.binding_release(&work.binding_key, &addr, first);
-        report_block(work, EventKind::BlockEnd, &addr, segment, gateway);
+        report_block(work, EventKind::BlockEnd, &addr, (segment, slot), gateway);
     }
 }
 
@@ -198,7 +192,7 @@ fn report_block<G: Gateway + ?Sized>(
     work: &mut Work,
     kind: EventKind,
     addr: &Addr,
-    segment: u16,
+    (segment, slot): (u16, u16),
     gateway: &G,
 ) {
     let event = &mut work.event;
@@ -211,8 +205,7 @@ fn report_block<G: Gateway + ?Sized>(
     event.rule = work.found.rule;
     event.count = u32::from(work.found.count);
     event.segment = segment;
-    // The VM's port is known while a packet of it is at hand.
-    event.slot = work.owner;
+    event.slot = slot;
     gateway.report(&work.event);
 }
 
