@@ -169,8 +169,8 @@ pub struct Binding {
     pub refs: u32,
     /// Slot of the gateway port of the internal address's network.
     pub inside: u16,
-    /// Always zero.
-    pub reserved: u16,
+    /// Ports of a block; else 0.
+    pub count: u16,
 }
 
 /// Traffic of one rule, a value of the per-CPU map `nat_counters` by id.

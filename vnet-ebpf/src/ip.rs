@@ -2,12 +2,13 @@
 //! 9293, 768, 792, 4443).
 
 use network_types::eth::EtherType;
-use vnet_common::{
-    FlowKey,
-    flow::{V4_PREFIX, mapped},
-};
+use vnet_common::{FlowKey, flow::V4_PREFIX};
 
-use crate::{frame::Frame, window::Window};
+use crate::{
+    bytes::{put_words, word_at, zero_words},
+    frame::Frame,
+    window::Window,
+};
 
 /// EtherType of IPv4, host order.
 pub const IPV4: u16 = u16::from_be(EtherType::Ipv4 as u16);
@@ -159,6 +160,18 @@ impl Ip {
         reserved: 0,
     };
 
+    /// Before anything was read, written in place.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        const {
+            assert!(size_of::<Ip>().is_multiple_of(8) && align_of::<Ip>() >= 8);
+            // What is all zeroes.
+            assert!(Icmp::None as u8 == 0 && Part::Whole as u8 == 0);
+        }
+        // SAFETY: plain data of which zeroes are a value, as long and aligned as is asserted.
+        unsafe { zero_words(core::ptr::from_mut(self).cast(), size_of::<Self>() / 8) };
+    }
+
     /// Whether the flow's ports stand for something that may be replaced: ports, or the identifier
     /// of an echo.
     #[inline(always)]
@@ -200,7 +213,7 @@ pub fn read_simple<W: Window + ?Sized>(
     ip: &mut Ip,
 ) -> Result<(), Unread> {
     let l3 = frame.payload_offset();
-    *ip = Ip::EMPTY;
+    ip.clear();
     ip.l3 = l3 as u16;
     match frame.ether_type {
         IPV4 => {
@@ -231,7 +244,7 @@ pub fn read<W: Window + ?Sized>(
     v6: bool,
     ip: &mut Ip,
 ) -> Result<(), Unread> {
-    *ip = Ip::EMPTY;
+    ip.clear();
     ip.l3 = l3 as u16;
     if v6 {
         read_v6(window, l3, ip)?;
@@ -254,8 +267,9 @@ fn read_v4<W: Window + ?Sized>(window: &W, l3: usize, ip: &mut Ip) -> Result<(),
         return Err(Unread::Malformed);
     }
     let fragment = u16::from_be_bytes([h[6], h[7]]);
-    ip.key.src = mapped([h[12], h[13], h[14], h[15]]);
-    ip.key.dst = mapped([h[16], h[17], h[18], h[19]]);
+    let prefix = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+    put_words(&mut ip.key.src, [0, 0, prefix, word_at(h, 12)]);
+    put_words(&mut ip.key.dst, [0, 0, prefix, word_at(h, 16)]);
     ip.key.proto = h[9];
     ip.ttl = h[8];
     ip.l4 = (l3 + header) as u16;
@@ -278,12 +292,8 @@ fn read_v6<W: Window + ?Sized>(window: &W, l3: usize, ip: &mut Ip) -> Result<(),
     if h[0] >> 4 != 6 {
         return Err(Unread::Malformed);
     }
-    let mut i = 0;
-    while i < 16 {
-        ip.key.src[i] = h[8 + i];
-        ip.key.dst[i] = h[24 + i];
-        i += 1;
-    }
+    put_words(&mut ip.key.src, words_at(h, 8));
+    put_words(&mut ip.key.dst, words_at(h, 24));
     // An IPv4-mapped address is none on the wire (RFC 4291, 2.5.5.2), and would pass for IPv4 here.
     if is_mapped(&ip.key.src) || is_mapped(&ip.key.dst) {
         return Err(Unread::Malformed);
@@ -295,6 +305,16 @@ fn read_v6<W: Window + ?Sized>(window: &W, l3: usize, ip: &mut Ip) -> Result<(),
     ip.v6 = true;
     ip.dont_fragment = true;
     Ok(())
+}
+
+#[inline(always)]
+fn words_at(h: &[u8; IPV6_LEN], offset: usize) -> [u32; 4] {
+    [
+        word_at(h, offset),
+        word_at(h, offset + 4),
+        word_at(h, offset + 8),
+        word_at(h, offset + 12),
+    ]
 }
 
 #[inline(always)]
@@ -402,7 +422,7 @@ pub fn read_embedded<W: Window + ?Sized>(
     v6: bool,
     ip: &mut Ip,
 ) -> Result<(), Unread> {
-    *ip = Ip::EMPTY;
+    ip.clear();
     ip.l3 = l3 as u16;
     if v6 {
         read_v6(window, l3, ip)?;

@@ -10,6 +10,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod answer;
+pub mod bytes;
 pub mod decide;
 pub mod fdb;
 pub mod flow;

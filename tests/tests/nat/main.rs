@@ -5,7 +5,9 @@
 //! VNET_TESTS_NAT=nft in the environment the kernel's own NAT stands in for vnet; tests that use no
 //! command of vnet's but `nat add` can pass then too.
 
+mod at_xdp;
 mod behaviour;
+mod blocks;
 mod bridged;
 mod differential;
 mod errors;
@@ -16,6 +18,7 @@ mod host_services;
 mod leaks;
 mod limits;
 mod masquerade;
+mod mss;
 mod pool;
 mod reach;
 mod states;

@@ -6,12 +6,13 @@ use vnet_common::{
 };
 
 use crate::{
+    bytes::{put_words, word_at},
     ip::{Icmp, Ip, Part, checksum_offset, proto},
     window::Window,
 };
 
 /// What of a packet is to change.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Its source address after it.
@@ -34,6 +35,17 @@ pub struct Change {
     pub index: u32,
 }
 
+#[inline(always)]
+fn copy(to: &mut Addr, from: &Addr) {
+    let words = [
+        word_at(from, 0),
+        word_at(from, 4),
+        word_at(from, 8),
+        word_at(from, 12),
+    ];
+    put_words(to, words);
+}
+
 impl Change {
     /// Nothing changes.
     pub const NONE: Self = Self {
@@ -52,17 +64,17 @@ impl Change {
     /// the other direction's key.
     #[inline(always)]
     pub fn of(change: &mut Self, ip: &Ip, entry: &FlowEntry, peer_dst: impl FnOnce() -> Addr) {
-        change.src = ip.key.src;
-        change.dst = ip.key.dst;
+        copy(&mut change.src, &ip.key.src);
+        copy(&mut change.dst, &ip.key.dst);
         change.sport = entry.sport;
         change.dport = entry.dport;
         if entry.flags & FLOW_DNAT != 0 {
-            change.dst = entry.addr;
+            copy(&mut change.dst, &entry.addr);
             if entry.flags & FLOW_SNAT != 0 {
                 change.src = peer_dst();
             }
         } else if entry.flags & FLOW_SNAT != 0 {
-            change.src = entry.addr;
+            copy(&mut change.src, &entry.addr);
         }
         change.hop = true;
         change.translates = entry.flags & (FLOW_SNAT | FLOW_DNAT) != 0;
@@ -90,11 +102,7 @@ pub const fn diff2(sum: u64, old: [u8; 2], new: [u8; 2]) -> u64 {
 pub fn diff_addr(mut sum: u64, old: &Addr, new: &Addr) -> u64 {
     let mut i = 0;
     while i < 16 {
-        sum = diff4(
-            sum,
-            [old[i], old[i + 1], old[i + 2], old[i + 3]],
-            [new[i], new[i + 1], new[i + 2], new[i + 3]],
-        );
+        sum += u64::from(!word_at(old, i)) + u64::from(word_at(new, i));
         i += 4;
     }
     sum

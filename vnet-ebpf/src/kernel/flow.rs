@@ -71,7 +71,14 @@ extern "C" fn clamp_mss(raw: *mut __sk_buff) -> u32 {
     // SAFETY: the context is the program's. Only the part of the checksum that covers the packet's
     // bytes changes, which a device that is to finish it sums up itself.
     unsafe {
-        let (from, to) = (u16::from_ne_bytes(old), u16::from_ne_bytes(new));
+        // At an odd place the value's bytes lie in two of the words that are summed up, each in the
+        // other half.
+        let odd = (at - ip.l4 as usize) & 1 != 0;
+        let half = |bytes: [u8; 2]| {
+            let word = u16::from_ne_bytes(bytes);
+            if odd { word.swap_bytes() } else { word }
+        };
+        let (from, to) = (half(old), half(new));
         if bpf_l4_csum_replace(raw, checksum, u64::from(from), u64::from(to), 2) == 0 {
             store(raw, at, &new, false);
         }

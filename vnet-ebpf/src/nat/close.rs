@@ -3,7 +3,7 @@
 use core::ptr;
 
 use vnet_common::{
-    Event, EventKind, FlowState,
+    EventKind, FlowState,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_BUCKET, FLOW_BUSY, FLOW_CONTACT, FLOW_DNAT, FLOW_PORT,
         FLOW_REPLY, FLOW_SNAT,
@@ -13,6 +13,7 @@ use vnet_common::{
 
 use super::ports::release_block;
 use crate::{
+    bytes::zero,
     flow::{
         state::is_expired,
         table::{places, remove, tag_of},
@@ -65,7 +66,7 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     let owner = work.forward.owner;
     if work.forward.flags & FLOW_BLOCK != 0 {
         let first = &work.forward;
-        let of = (first.key.src, first.key.segment, first.rule);
+        let of = (first.key.src, first.key.segment, first.rule, owner);
         release_block(work, of, gateway);
     }
     gateway.add_flow_count(-1);
@@ -78,7 +79,7 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
         gateway.count_flow(FlowCount::PortReleased, work.forward.rule);
     }
     let event = &mut work.event;
-    *event = Event::default();
+    zero(event);
     event.time_ns = gateway.now_ns();
     event.kind = EventKind::FlowEnd as u32;
     event.slot = owner;

@@ -2,7 +2,7 @@
 //! connection on.
 
 use vnet_common::{
-    Addr, Binding, BindingKey, DropReason, Event, EventKind, FlowEntry, FlowKey, NatRule,
+    Addr, Binding, BindingKey, DropReason, EventKind, FlowKey, NatRule,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY,
         FLOW_SNAT, FLOW_STATIC, is_v4,
@@ -21,6 +21,7 @@ use super::{
     wayout::{find_port, mtu_of, stack_slot},
 };
 use crate::{
+    bytes::zero,
     decide::Plan,
     flow::{
         state,
@@ -383,7 +384,7 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     binding.segment = work.ip.key.segment;
     binding.refs = 1;
     binding.inside = work.at;
-    binding.reserved = 0;
+    binding.count = 0;
     if symmetric {
         // A port of its own, so that every remote end sees another one.
         let port = ports::take(work, rule, gateway);
@@ -499,7 +500,7 @@ fn report_exhausted<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
 #[inline(always)]
 fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
     let event = &mut work.event;
-    *event = Event::default();
+    zero(event);
     event.time_ns = gateway.now_ns();
     event.kind = kind as u32;
     event.slot = work.owner;
@@ -522,7 +523,8 @@ fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
 #[inline(always)]
 pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     if work.flags & FLOW_BLOCK != 0 {
-        let of = (work.ip.key.src, work.ip.key.segment, work.source_rule);
+        let key = &work.ip.key;
+        let of = (key.src, key.segment, work.source_rule, work.owner);
         ports::release_block(work, of, gateway);
     }
     if work.flags & (FLOW_BOUND | FLOW_PORT) == 0 {
@@ -753,7 +755,7 @@ fn fill(work: &mut Work, plan: &Plan, epoch: u32, now_s: u32) {
     } = work;
     let first = state::first(ip);
     let flags = *flags;
-    *forward = FlowEntry::default();
+    zero(forward);
     forward.key = ip.key;
     forward.addr = if flags & FLOW_DNAT != 0 {
         *target
@@ -783,7 +785,7 @@ fn fill(work: &mut Work, plan: &Plan, epoch: u32, now_s: u32) {
     if flags & FLOW_DNAT != 0 {
         back |= FLOW_SNAT;
     }
-    *reply = FlowEntry::default();
+    zero(reply);
     reply.key.src = *target;
     reply.key.dst = *source;
     reply.key.sport = work.target_port;

@@ -102,6 +102,7 @@ fn find_block<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G)
     binding.port = first;
     binding.rule = work.source_rule;
     binding.rule_print = rule.print;
+    binding.count = rule.block_size;
     binding.refs = 1;
     if !gateway.binding_add(&work.binding_key, &work.found) {
         // Another CPU has made it: the packet is lost, the next one finds it.
@@ -109,14 +110,8 @@ fn find_block<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G)
         gateway.binding_release(&work.binding_key, &work.ip.key.src, first);
         return 0;
     }
-    let addr = work.ip.key.src;
-    report_block(
-        work,
-        EventKind::BlockNew,
-        &addr,
-        (first, rule.block_size),
-        gateway,
-    );
+    let (addr, of) = (work.ip.key.src, (work.ip.key.segment, work.owner));
+    report_block(work, EventKind::BlockNew, &addr, of, gateway);
     first
 }
 
@@ -125,7 +120,7 @@ fn find_block<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G)
 #[inline(always)]
 pub fn release_block<G: Gateway + ?Sized>(
     work: &mut Work,
-    (addr, segment, rule): (Addr, u16, u16),
+    (addr, segment, rule, slot): (Addr, u16, u16, u16),
     gateway: &G,
 ) {
     set_block_key(&mut work.binding_key, &addr, segment, rule);
@@ -139,7 +134,7 @@ pub fn release_block<G: Gateway + ?Sized>(
         } = work;
         set_place_key(binding_key, &found.addr, first, rule);
         gateway.binding_release(&work.binding_key, &addr, first);
-        report_block(work, EventKind::BlockEnd, &addr, (first, 0), gateway);
+        report_block(work, EventKind::BlockEnd, &addr, (segment, slot), gateway);
     }
 }
 
@@ -197,7 +192,7 @@ fn report_block<G: Gateway + ?Sized>(
     work: &mut Work,
     kind: EventKind,
     addr: &Addr,
-    (first, size): (u16, u16),
+    (segment, slot): (u16, u16),
     gateway: &G,
 ) {
     let event = &mut work.event;
@@ -206,9 +201,11 @@ fn report_block<G: Gateway + ?Sized>(
     event.kind = kind as u32;
     event.flow.src = *addr;
     event.nat_addr = work.found.addr;
-    event.nat_port = first;
+    event.nat_port = work.found.port;
     event.rule = work.found.rule;
-    event.count = u32::from(size);
+    event.count = u32::from(work.found.count);
+    event.segment = segment;
+    event.slot = slot;
     gateway.report(&work.event);
 }
 

@@ -72,8 +72,10 @@ impl Lane {
             outside.sh(&format!(
                 "ethtool -K {far} tx off txvlan off tx-vlan-stag-hw-insert off"
             ))?;
-            // NAPI, which a NIC has and a veth without XDP has not.
+            // NAPI, which a NIC has and a veth without XDP has not. At both ends: a VM's that has none
+            // when the switch comes up gets its frames by TC.
             netns.sh(&format!("ethtool -K {near} gro on"))?;
+            outside.sh(&format!("ethtool -K {far} gro on"))?;
         }
         let gateway = Gateway::new(contestant, &netns, number, flows, Mode::Xdp)?;
         gateway.know_neighbours(&netns)?;

@@ -1,0 +1,76 @@
+//! Reading words from bytes whose alignment the compiler does not know.
+
+/// Four bytes as a word in their own order.
+///
+/// The compiler reads bytes one by one where it does not know their alignment, which is most of the
+/// time that a packet takes here. Machines that BPF programs are compiled to read them at once,
+/// aligned or not, and the verifier knows of those that do not (kernel/bpf/verifier.c,
+/// check_ptr_alignment).
+#[inline(always)]
+#[must_use]
+pub fn word(bytes: &[u8; 4]) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: four bytes; a load of the BPF machine has no alignment of its own.
+    unsafe {
+        core::ptr::read_volatile(bytes.as_ptr().cast())
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    u32::from_ne_bytes(*bytes)
+}
+
+/// The word at `offset` of an array. The caller's offsets are constants below `N - 3`.
+#[inline(always)]
+#[must_use]
+pub fn word_at<const N: usize>(bytes: &[u8; N], offset: usize) -> u32 {
+    // SAFETY: within the array: every caller's offset is a constant that leaves four bytes.
+    word(unsafe { &*bytes.as_ptr().add(offset).cast() })
+}
+
+/// A type of which every bit pattern of zeroes is a value, as long as a multiple of eight bytes and
+/// aligned to eight.
+///
+/// # Safety
+/// As said.
+pub unsafe trait Zero {}
+
+// SAFETY: plain data; the sizes are asserted where zeroes are written.
+unsafe impl Zero for vnet_common::FlowEntry {}
+// SAFETY: as above.
+unsafe impl Zero for vnet_common::Event {}
+
+/// Writes zeroes word by word: the compiler would call a function that writes byte by byte.
+#[inline(always)]
+pub fn zero<T: Zero>(value: &mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() >= 8) };
+    // SAFETY: the trait's promise.
+    unsafe { zero_words(core::ptr::from_mut(value).cast(), size_of::<T>() / 8) };
+}
+
+/// # Safety
+/// `words` points to so many words.
+#[inline(always)]
+pub unsafe fn zero_words(words: *mut u64, count: usize) {
+    let mut i = 0;
+    while i < count {
+        // SAFETY: the caller's promise. Volatile, so that it stays what it is.
+        unsafe { core::ptr::write_volatile(words.add(i), 0) };
+        i += 1;
+    }
+}
+
+/// Writes sixteen bytes, given as words in their own order.
+#[inline(always)]
+pub fn put_words(to: &mut [u8; 16], words: [u32; 4]) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: sixteen bytes, as in `word`.
+    unsafe {
+        let to = to.as_mut_ptr().cast::<u64>();
+        let half = |low: u32, high: u32| low as u64 | (high as u64) << 32;
+        core::ptr::write_volatile(to, half(words[0], words[1]));
+        core::ptr::write_volatile(to.add(1), half(words[2], words[3]));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    for (place, word) in to.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+}
