@@ -215,8 +215,8 @@ fn drawn() -> impl Strategy<Value = Drawn> {
     let port = || prop_oneof![6 => 4999u16..5004, 1 => any::<u16>()];
     (
         any::<bool>(),
-        0usize..ENDS.len(),
-        0usize..ENDS.len(),
+        prop_oneof![5 => 0usize..2, 3 => 0usize..ENDS.len()],
+        prop_oneof![5 => 5usize..7, 3 => 2usize..5, 1 => 0usize..2],
         (port(), port()),
         0usize..10,
         prop_oneof![8 => Just(64u8), 1 => 0u8..3],
@@ -375,7 +375,7 @@ proptest! {
     #[test]
     fn connections_are_kept_straight(
         first in 0..DOCUMENTS.len(),
-        flows in select(vec![1u32, 4, 64]),
+        flows in select(vec![4u32, 16, 64]),
         events in vec(event(), 1..80),
     ) {
         run(first, flows, &events)?;
