@@ -62,6 +62,14 @@ pub struct Held {
     pub entry: FlowEntry,
 }
 
+impl Held {
+    /// Whether it is the direction of a connection that was first.
+    #[must_use]
+    pub const fn is_first(&self) -> bool {
+        self.entry.flags & (FLOW_REPLY | FLOW_HOST) == 0
+    }
+}
+
 /// Everything that is known of connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
@@ -79,8 +87,7 @@ impl Connections {
     /// The directions of connections that were first; answers to the host's own packets, which
     /// stand alone, are none.
     pub fn firsts(&self) -> impl Iterator<Item = &Held> {
-        let is_first = |held: &&Held| held.entry.flags & (FLOW_REPLY | FLOW_HOST) == 0;
-        self.held.iter().filter(is_first)
+        self.held.iter().filter(|held| held.is_first())
     }
 
     /// Every connection by protocol and state, in order: `tcp established, udp one-way`.
@@ -204,6 +211,27 @@ impl Connections {
         );
         for (mapping, binding) in &self.mappings {
             self.check_pair(mapping, binding)?;
+        }
+        self.check_external_ends()?;
+        Ok(())
+    }
+
+    /// An external address and port is one internal end's.
+    fn check_external_ends(&self) -> Result<()> {
+        let mut ends = BTreeMap::new();
+        for held in &self.held {
+            let entry = &held.entry;
+            if entry.flags & (FLOW_BOUND | FLOW_PORT) == 0 {
+                continue;
+            }
+            let peer = self.at(entry.peer).context("no other direction")?.entry;
+            let external = (entry.key.proto, peer.key.dst, peer.key.dport);
+            let internal = (entry.key.segment, entry.key.src, entry.key.sport);
+            let before = ends.insert(external, internal);
+            ensure!(
+                before.is_none_or(|before| before == internal),
+                "{external:?} is {internal:?} and {before:?}"
+            );
         }
         Ok(())
     }

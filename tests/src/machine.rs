@@ -402,7 +402,8 @@ impl Switch for Machine {
     }
 
     fn flush(&mut self) -> Result<()> {
-        for first in self.gateway.connections().firsts() {
+        let held = self.gateway.held();
+        for first in held.iter().filter(|held| held.is_first()) {
             ensure!(self.delete_flow(first.index, first.tag), "it is not there");
         }
         Ok(())

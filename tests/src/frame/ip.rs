@@ -17,6 +17,8 @@ enum Inside {
         seq: u32,
         ack: u32,
         mss: Option<u16>,
+        /// The option's value is at an odd place.
+        odd: bool,
     },
     Echo {
         reply: bool,
@@ -107,6 +109,7 @@ pub fn tcp(ends: &str, flags: &str) -> Packet {
         seq: 1000,
         ack: 0,
         mss: None,
+        odd: false,
     };
     packet(ends, inside).payload(0)
 }
@@ -254,6 +257,16 @@ impl Packet {
         self
     }
 
+    /// As [`Self::mss`], with the value at an odd place.
+    #[must_use]
+    pub fn odd_mss(self, size: u16) -> Self {
+        let mut packet = self.mss(size);
+        if let Inside::Tcp { odd, .. } = &mut packet.inside {
+            *odd = true;
+        }
+        packet
+    }
+
     /// UDP without a checksum.
     #[must_use]
     pub fn no_checksum(mut self) -> Self {
@@ -328,6 +341,7 @@ impl Packet {
                 seq,
                 ack,
                 mss,
+                odd,
             } => {
                 let mut header = [sport, dport].concat();
                 header.extend(seq.to_be_bytes());
@@ -335,9 +349,13 @@ impl Packet {
                 let words = if mss.is_some() { 0x70 } else { 0x50 };
                 header.extend([words, *flags, 0x20, 0, 0, 0, 0, 0]);
                 if let Some(mss) = mss {
-                    // SACK permitted, two of no operation, the size.
-                    header.extend([4, 2, 1, 1, 2, 4]);
-                    header.extend(mss.to_be_bytes());
+                    // SACK permitted, two of no operation, the size; or one before it and one behind.
+                    let [high, low] = mss.to_be_bytes();
+                    header.extend(if *odd {
+                        [4, 2, 1, 2, 4, high, low, 1]
+                    } else {
+                        [4, 2, 1, 1, 2, 4, high, low]
+                    });
                 }
                 header
             }

@@ -126,7 +126,13 @@ impl Machine {
         let Some(sum) = skb.at::<2>(checksum).copied() else {
             return;
         };
-        skb.store(checksum, &updated(sum, diff2(0, old, new)));
+        let half = |mut bytes: [u8; 2]| {
+            if (at - usize::from(ip.l4)) % 2 != 0 {
+                bytes.reverse();
+            }
+            bytes
+        };
+        skb.store(checksum, &updated(sum, diff2(0, half(old), half(new))));
         skb.store(at, &new);
     }
 

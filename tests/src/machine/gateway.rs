@@ -132,8 +132,8 @@ impl State {
         self.counters.get()
     }
 
-    /// What there is, as it lies there.
-    pub(super) fn connections(&self) -> Connections {
+    /// The entries, as they lie there.
+    pub(super) fn held(&self) -> Vec<Held> {
         let mut held = Vec::new();
         for (bucket, tags) in self.tags.iter().enumerate() {
             // SAFETY: nobody holds a reference into the table between two calls of the pipeline.
@@ -149,8 +149,13 @@ impl State {
                 });
             }
         }
+        held
+    }
+
+    /// What there is.
+    pub(super) fn connections(&self) -> Connections {
         Connections {
-            held,
+            held: self.held(),
             mappings: self.bindings.borrow().clone(),
             count: self.count.get(),
             owners: (0u16..)

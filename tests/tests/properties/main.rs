@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod fdb;
+mod gateway;
 mod machines;
 mod pipeline;
 

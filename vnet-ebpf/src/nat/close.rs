@@ -41,6 +41,7 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     } else {
         (entry, peer)
     };
+    // SAFETY: as above; both are read as a whole.
     unsafe {
         ptr::copy_nonoverlapping(first, &raw mut work.forward, 1);
         ptr::copy_nonoverlapping(second, &raw mut work.reply, 1);
