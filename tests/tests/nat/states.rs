@@ -195,5 +195,7 @@ fn tcp_mid_stream() {
     // refuse.
     std::thread::sleep(Duration::from_millis(300));
     lab.host.vnet("flow flush");
+    // The inside first: what comes from outside and is of no connection is the host's to refuse.
+    tcp.exchange(1000, 0);
     tcp.exchange(100_000, 100_000);
 }
