@@ -158,6 +158,8 @@ pub struct PortSearch {
     pub found: u16,
     /// Number of blocks, when the search is for a block of `like` ports; else 0.
     pub blocks: u32,
+    /// Not 0: another CPU is taking the very mapping on.
+    pub raced: u32,
 }
 
 /// All that the slow path works on for one packet: too large for a program's stack.
@@ -234,6 +236,8 @@ pub struct Work {
     pub inside: bool,
     /// It leaves to the inside.
     pub to_inside: bool,
+    /// It takes a port that no other connection shares.
+    pub alone: bool,
     /// Its source becomes the address that it was sent to, which is no mapping of its own.
     pub borrowed: bool,
 }

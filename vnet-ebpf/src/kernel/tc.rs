@@ -177,12 +177,10 @@ fn translate(skb: *mut __sk_buff, ip: &Ip, change: &Change) -> bool {
                 {
                     return false;
                 }
-                if change.sport != ip.key.sport || change.dport != ip.key.dport {
-                    if bpf_l4_csum_replace(skb, sums.offset as u32, 0, u64::from(ports), optional)
-                        != 0
-                    {
-                        return false;
-                    }
+                let moved = change.sport != ip.key.sport || change.dport != ip.key.dport;
+                let at = sums.offset as u32;
+                if moved && bpf_l4_csum_replace(skb, at, 0, u64::from(ports), optional) != 0 {
+                    return false;
                 }
             }
         }

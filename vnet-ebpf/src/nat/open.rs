@@ -376,6 +376,7 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     }
     let exhausted = Outcome::refuse(DropReason::NatPortsExhausted, Tell::Prohibited);
     let symmetric = rule.flags & NAT_SYMMETRIC != 0 || work.borrowed;
+    work.alone = symmetric;
     let binding = &mut work.binding;
     binding.addr = work.ip.key.src;
     binding.port = work.ip.key.sport;
@@ -423,6 +424,9 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
         return exhausted;
     }
     let port = ports::take(work, rule, gateway);
+    if port == 0 && work.search.raced != 0 {
+        return Outcome::drop(DropReason::NatTableFull);
+    }
     if port == 0 {
         report_exhausted(work, gateway);
         return exhausted;

@@ -49,6 +49,7 @@ pub fn take<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G) -
         like: own,
         found: 0,
         blocks: 0,
+        raced: 0,
     };
     gateway.search_port(work, TRIES);
     work.search.found
@@ -252,10 +253,28 @@ pub fn try_one<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     let port = candidate(&search);
     work.search.tries = search.tries + 1;
     if port == 0 || !is_free(work, port, gateway) {
+        // Another CPU is taking this very mapping on: a second one beside it would give the connection
+        // two external ports. The packet is lost, the next one finds the mapping.
+        if search.tries == 0 && port != 0 && !work.alone && is_own(work, gateway) {
+            work.search.raced = 1;
+            return true;
+        }
         return search.tries > u32::from(search.hi) - u32::from(search.lo) + 1;
     }
     work.search.found = port;
     true
+}
+
+/// Whether the mapping in `work.binding_key` is the packet's own, by the same rule.
+#[inline(always)]
+fn is_own<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
+    work.binding_key.kind == BindingKind::External as u8
+        && gateway.binding_look(&work.binding_key, &mut work.found)
+        && work.found.rule == work.source_rule
+        && work.found.rule_print == work.binding.rule_print
+        && work.found.port == work.ip.key.sport
+        && work.found.addr == work.ip.key.src
+        && work.found.segment == work.ip.key.segment
 }
 
 /// The port of a try: first the packet's own, then the early part of the range from a random place

@@ -80,9 +80,12 @@ pub fn read(pins: &Pins) -> Result<Vec<Connection>> {
             }
             let peer = first.peer as usize;
             let reply = tag_at(peer).and_then(|_| entries.get(peer));
-            let Some(reply) =
-                reply.filter(|reply| reply.flags & FLOW_REPLY != 0 && reply.peer as usize == index)
-            else {
+            // What a VM sends to its own mapping is its own answer; the host's own have none.
+            let answers = |reply: &FlowEntry| {
+                let other = reply.flags & FLOW_REPLY != 0 || peer == index;
+                other && reply.peer as usize == index
+            };
+            let Some(reply) = reply.filter(answers) else {
                 continue;
             };
             // Still the connection that it was.
