@@ -18,7 +18,7 @@ pub(crate) fn test(filter: Option<&str>) -> Result<()> {
     let mut command = cargo();
     command
         .current_dir(workspace_root())
-        .args(["test", "--workspace", "--"])
+        .args(["test", "--workspace", "--no-fail-fast", "--"])
         .args(filter)
         .env("VNET_USER_BIN", &binary);
     println!(
