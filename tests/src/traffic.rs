@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,8 +27,19 @@ pub struct Pings {
 /// Whether a ping is answered; gives up after five seconds.
 #[must_use]
 pub fn reaches(from: &Netns, to: IpAddr) -> bool {
-    from.sh(&format!("ping -n -q -c 1 -i 0.2 -w 5 {to}"))
-        .is_ok()
+    // ping ends at the first "host unreachable", which an address resolution from before may still
+    // bring: so several of them.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let ping = format!("ping -n -q -c 1 -W 1 {to}");
+    loop {
+        if from.sh(&ping).is_ok() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Whether none of four pings is answered.
