@@ -26,6 +26,54 @@ pub fn word_at<const N: usize>(bytes: &[u8; N], offset: usize) -> u32 {
     word(unsafe { &*bytes.as_ptr().add(offset).cast() })
 }
 
+/// Writes a word, in its own order, at `offset` of an array: the opposite of [`word_at`].
+#[inline(always)]
+pub fn put_word_at<const N: usize>(bytes: &mut [u8; N], offset: usize, word: u32) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: as in `word_at` and `word`.
+    unsafe {
+        core::ptr::write_volatile(bytes.as_mut_ptr().add(offset).cast(), word);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    bytes[offset..offset + 4].copy_from_slice(&word.to_ne_bytes());
+}
+
+/// Writes three words one after another, in their own order.
+#[inline(always)]
+pub fn put_12<const N: usize>(bytes: &mut [u8; N], offset: usize, words: [u32; 3]) {
+    put_word_at(bytes, offset, words[0]);
+    put_word_at(bytes, offset + 4, words[1]);
+    put_word_at(bytes, offset + 8, words[2]);
+}
+
+/// Copies a MAC address.
+#[inline(always)]
+pub fn copy_mac(to: &mut [u8; 6], from: &[u8; 6]) {
+    put_word_at(to, 0, word_at(from, 0));
+    // SAFETY: the last two of six bytes; otherwise as in `word`.
+    #[cfg(target_arch = "bpf")]
+    unsafe {
+        let half = core::ptr::read_volatile(from.as_ptr().add(4).cast::<u16>());
+        core::ptr::write_volatile(to.as_mut_ptr().add(4).cast::<u16>(), half);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    to[4..].copy_from_slice(&from[4..]);
+}
+
+/// Three words, in their own order, as bytes.
+#[inline(always)]
+#[must_use]
+pub const fn bytes_of(words: [u32; 3]) -> [u8; 12] {
+    let (a, b, c) = (
+        words[0].to_ne_bytes(),
+        words[1].to_ne_bytes(),
+        words[2].to_ne_bytes(),
+    );
+    [
+        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3],
+    ]
+}
+
 /// A type of which every bit pattern of zeroes is a value, as long as a multiple of eight bytes and
 /// aligned to eight.
 ///
@@ -56,6 +104,14 @@ pub unsafe fn zero_words(words: *mut u64, count: usize) {
         unsafe { core::ptr::write_volatile(words.add(i), 0) };
         i += 1;
     }
+}
+
+/// Writes a value on its own. Of several small ones side by side that are zero the compiler would make
+/// a call of a function that writes byte by byte.
+#[inline(always)]
+pub fn put<T: Copy>(place: &mut T, value: T) {
+    // SAFETY: a reference is valid to write to; nothing that is `Copy` is dropped.
+    unsafe { core::ptr::write_volatile(place, value) };
 }
 
 /// Writes sixteen bytes, given as words in their own order.
