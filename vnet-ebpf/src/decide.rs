@@ -14,7 +14,7 @@ use crate::{
     frame::{Frame, is_broadcast, is_group, is_reserved, is_zero},
     gso, ip,
     meta::{Hook, Meta},
-    tables::Tables,
+    tables::{Tables, UNGUARDED},
     window::Window,
 };
 
@@ -42,8 +42,6 @@ pub struct Plan {
     /// Slot of the stack-side port that it is addressed to, when its packet may have to be routed on:
     /// the verdict is what becomes of it otherwise. 0 is none.
     pub stack_slot: u16,
-    /// Its source must not leave by an uplink as it is.
-    pub guarded: bool,
     /// Its header.
     pub frame: Frame,
 }
@@ -186,7 +184,6 @@ impl Plan {
         },
         readdress: false,
         stack_slot: NO_SLOT,
-        guarded: false,
         frame: Frame::EMPTY,
     };
 }
@@ -260,7 +257,7 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
             // A network that the switch does not carry is the host's to send to, but not with that
             // source.
             if matches!(verdict.fate, Fate::ToWire)
-                && guards(conf)
+                && guards(conf, generation)
                 && is_guarded(frame, window, tables, generation, NO_SEGMENT)
             {
                 return drop(DropReason::NatUntranslated);
@@ -269,11 +266,11 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         }
     };
     plan.segment = segment;
-    if guards(conf) {
-        plan.guarded = is_guarded(frame, window, tables, generation, segment);
-        if plan.guarded && matches!(port.kind, PortKind::UplinkHost) {
-            return drop(DropReason::NatUntranslated);
-        }
+    if matches!(port.kind, PortKind::UplinkHost)
+        && guards(conf, generation)
+        && is_guarded(frame, window, tables, generation, segment)
+    {
+        return drop(DropReason::NatUntranslated);
     }
 
     if let Some(reason) = check_addresses(port, frame, conf, tables) {
@@ -326,7 +323,10 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
             Verdict::plain(Fate::ToHost)
         };
     }
-    if plan.guarded && matches!(target.kind, PortKind::Uplink) {
+    if matches!(target.kind, PortKind::Uplink)
+        && guards(conf, generation)
+        && is_guarded(frame, window, tables, generation, segment)
+    {
         return drop(DropReason::NatUntranslated);
     }
     match egress(meta, frame, window, tables, generation, segment, target) {
@@ -360,10 +360,10 @@ fn routed_slot(frame: &Frame, target: &PortConf) -> u16 {
 
 /// Whether there are sources that must not leave as they are.
 #[inline(always)]
-fn guards(conf: &SwitchConf) -> bool {
+pub const fn guards(conf: &SwitchConf, generation: u32) -> bool {
     // The flags of one generation, by a choice and not an index, which the verifier would have to
     // see bounded.
-    let flags = if conf.generation & 1 == 0 {
+    let flags = if generation & 1 == 0 {
         conf.flags[0]
     } else {
         conf.flags[1]
@@ -372,9 +372,9 @@ fn guards(conf: &SwitchConf) -> bool {
 }
 
 /// Whether a packet's source belongs to a network that is translated, and not to the one that the
-/// packet is in: it must not leave an uplink.
-#[inline(always)]
-fn is_guarded<W: Window + ?Sized, T: Tables + ?Sized>(
+/// packet is in: it must not leave an uplink. A function of its own, for the sake of a program's stack.
+#[inline(never)]
+pub fn is_guarded<W: Window + ?Sized, T: Tables + ?Sized>(
     frame: &Frame,
     window: &W,
     tables: &T,
@@ -394,9 +394,8 @@ fn is_guarded<W: Window + ?Sized, T: Tables + ?Sized>(
         },
         _ => return false,
     };
-    tables
-        .guarded(generation, &source)
-        .is_some_and(|own| own != segment)
+    let own = tables.guarded(generation, &source);
+    own != UNGUARDED && own != u32::from(segment)
 }
 
 /// A frame on an interface that the configuration does not hold, for the moment between attaching

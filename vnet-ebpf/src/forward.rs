@@ -3,7 +3,7 @@
 use vnet_common::{DropReason, Mac, PortConf, PortKind, StormKind};
 
 use crate::{
-    decide::{Fate, Origin, Path, Plan, is_other_side, is_stack, pass},
+    decide::{Fate, Origin, Path, Plan, guards, is_guarded, is_other_side, is_stack, pass},
     flow::translate::Change,
     frame::Frame,
     gso,
@@ -168,13 +168,20 @@ impl Flood {
         let (first_member, member_count) = tables
             .segment(plan.generation, plan.segment)
             .map_or((0, 0), |s| (s.first_member, s.member_count));
+        let (generation, segment) = (plan.generation, plan.segment);
+        let guarded = match tables.switch() {
+            Some(conf) if guards(conf, generation) => {
+                is_guarded(&plan.frame, window, tables, generation, segment)
+            }
+            _ => false,
+        };
         *flood = Self {
             generation: plan.generation,
             segment: plan.segment,
             from: plan.port,
             frame: plan.frame,
             unknown_unicast: matches!(plan.verdict.storm, StormKind::UnknownUnicast),
-            guarded: plan.guarded,
+            guarded,
             l3_len: gso::wire_l3_len(meta, &plan.frame, window),
             len: meta.len,
             packets: meta.packets(),

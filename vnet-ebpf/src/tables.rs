@@ -9,6 +9,9 @@ use vnet_common::{
 
 use crate::fdb::Learned;
 
+/// Of no translated network.
+pub const UNGUARDED: u32 = u32::MAX;
+
 /// What a decision may look at.
 pub trait Tables {
     /// Switch-wide configuration; `None` while there is none.
@@ -29,8 +32,10 @@ pub trait Tables {
     fn mac_denied(&self, generation: u32, mac: Mac) -> bool;
     /// Whether `mac` is on the port's list of allowed sources.
     fn mac_allowed(&self, generation: u32, slot: u16, mac: Mac) -> bool;
-    /// Segment of the translated network that a source address belongs to.
-    fn guarded(&self, generation: u32, source: &Addr) -> Option<u16>;
+    /// Segment of the translated network that a source address belongs to, or [`UNGUARDED`]. A
+    /// number and not an `Option`: the compiler would compute with the one that is not there, which
+    /// the verifier refuses.
+    fn guarded(&self, generation: u32, source: &Addr) -> u32;
     /// The FDB's entry, stale ones included.
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry>;
     /// The device's MTU in bytes, as it is now; `None` when the device is gone.

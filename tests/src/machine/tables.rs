@@ -7,7 +7,7 @@ use vnet_common::{
 use vnet_ebpf::{
     fdb::{self, Home},
     gateway::Gateway as _,
-    tables::Tables,
+    tables::{Tables, UNGUARDED},
 };
 
 use super::Machine;
@@ -81,14 +81,14 @@ impl Tables for Machine {
         self.mac_allow.contains_key(&key)
     }
 
-    fn guarded(&self, generation: u32, source: &Addr) -> Option<u16> {
+    fn guarded(&self, generation: u32, source: &Addr) -> u32 {
         let key = NatMatchKey {
             generation: generation as u8,
             kind: NatMatch::Guard as u8,
             addr: *source,
             ..NatMatchKey::default()
         };
-        self.nat_match(&key).map(|segment| segment as u16)
+        self.nat_match(&key).unwrap_or(UNGUARDED)
     }
 
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry> {

@@ -4,6 +4,7 @@ use core::{ffi::c_void, intrinsics};
 
 use aya_ebpf::{
     bindings,
+    btf_maps::lpm_trie::Key,
     helpers::{
         bpf_check_mtu, bpf_ktime_get_coarse_ns, bpf_spin_lock as spin_lock,
         bpf_spin_unlock as spin_unlock,
@@ -12,19 +13,22 @@ use aya_ebpf::{
 use vnet_common::{
     Addr, DropReason, Event, FdbBucket, FdbEntry, FdbKey, Mac, MacDenyKey, Member, NatMatchKey,
     PortConf, PortCounters, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf,
-    StormKind, SwitchConf, event::EVENT_INTERVAL_NS, nat::NatMatch, port::STORM_KINDS,
+    StormKind, SwitchConf,
+    event::EVENT_INTERVAL_NS,
+    nat::{NAT_MATCH_BITS, NatMatch},
+    port::STORM_KINDS,
 };
 use vnet_ebpf::{
     fdb::{self, Buckets, Home, LearnLimits, Learned},
-    gateway::Gateway as _,
     rate,
-    tables::{Effects, Tables},
+    tables::{Effects, Tables, UNGUARDED},
 };
 
 use super::maps::{
     CLOCK, EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED, MAC_ALLOW,
-    MAC_DENY, MAX_MEMBERS, MAX_PORTS, MEMBERS, PORT_ALIASES, PORT_COUNTERS, PORT_DROPS, PORT_MACS,
-    PORT_SEGMENTS, PORT_TAGS, PORTS, PortAliasKey, SEGMENT_CONF, STORM_STATE, SWITCH_CONF,
+    MAC_DENY, MAX_MEMBERS, MAX_PORTS, MEMBERS, NAT_MATCH, PORT_ALIASES, PORT_COUNTERS, PORT_DROPS,
+    PORT_MACS, PORT_SEGMENTS, PORT_TAGS, PORTS, PortAliasKey, SEGMENT_CONF, STORM_STATE,
+    SWITCH_CONF,
 };
 
 /// The kernel's maps, and the program's context, which some helpers want.
@@ -168,14 +172,17 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn guarded(&self, generation: u32, source: &Addr) -> Option<u16> {
+    fn guarded(&self, generation: u32, source: &Addr) -> u32 {
         let key = NatMatchKey {
             generation: generation as u8,
             kind: NatMatch::Guard as u8,
             addr: *source,
             ..NatMatchKey::default()
         };
-        self.nat_match(&key).map(|segment| segment as u16)
+        match NAT_MATCH.get(&Key::new(NAT_MATCH_BITS, key)) {
+            Some(segment) => *segment,
+            None => UNGUARDED,
+        }
     }
 
     #[inline(always)]

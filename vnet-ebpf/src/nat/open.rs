@@ -29,6 +29,7 @@ use crate::{
     },
     gateway::{FlowCount, Gateway, RouteKind, Work},
     ip::{Icmp, has_ports},
+    tables::UNGUARDED,
 };
 
 /// Decides where the packet is to go: to a VM behind a forward, a one-to-one address or a mapping, or
@@ -170,7 +171,7 @@ pub fn find_route<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
         }
         // Whom nobody can reach from outside is not reached by a route around the translation either,
         // when the host forwards.
-        return if gateway.guarded(work.generation, &work.ip.key.dst).is_some() {
+        return if gateway.guarded(work.generation, &work.ip.key.dst) != UNGUARDED {
             Outcome::drop(DropReason::NatUntranslated)
         } else {
             Outcome::STACK
@@ -275,7 +276,7 @@ pub fn find_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome
             work.source = work.route.src;
             // An uplink without an address of its own: the host would send from another one, and
             // that one is a gateway's.
-            if gateway.guarded(work.generation, &work.route.src).is_some() {
+            if gateway.guarded(work.generation, &work.route.src) != UNGUARDED {
                 return untranslated(work, gateway);
             }
         }
