@@ -1,7 +1,7 @@
 //! Flows: one entry a direction of a connection, with the whole decision that its packets follow.
 //!
 //! The table is three BPF arrays. `flow_tags` holds buckets of eight tags, half a cache line each;
-//! the entry that a tag stands for is at the same place of `flows`, two cache lines. A key has two
+//! the entry that a tag stands for is at the same place of `flows`, two cache lines. A key has three
 //! buckets; it is in one of them. Tags and entries are claimed by compare and exchange, so that no
 //! lock is needed. Arrays rather than a BPF hash map: a lookup is inlined by the verifier, and
 //! expiry walks contiguous memory a slice at a time.
@@ -215,7 +215,7 @@ pub struct FlowTags {
 pub const FLOW_BUSY: u32 = 1;
 
 /// Buckets for a table of at most `flows` connections: two entries each, a fifth of the places
-/// free, so that one of a key's two buckets has room.
+/// free, so that one of a key's buckets has room.
 #[must_use]
 pub const fn flow_buckets_for(flows: u32) -> u32 {
     let places = flows as u64 * 2 * 5 / 4;

@@ -1,6 +1,6 @@
 //! The flow table's algorithms: find, insert, remove. See [`vnet_common::flow`] for its shape.
 
-use core::ptr;
+use core::{hint, ptr};
 
 use vnet_common::{
     FlowEntry, FlowKey, FlowTags,
@@ -26,6 +26,11 @@ pub trait FlowTable {
     #[inline(always)]
     fn count_tag(&self, bucket: u32, tag: u32) -> u32 {
         count_tag(self, bucket, tag)
+    }
+    /// [`position`].
+    #[inline(always)]
+    fn position(&self, bucket: u32, tag: u32) -> u32 {
+        position(self, bucket, tag)
     }
     /// [`claim`].
     #[inline(always)]
@@ -53,9 +58,18 @@ pub enum Inserted {
 pub struct Places {
     /// Its tag.
     pub tag: u32,
-    /// Its two buckets.
-    pub buckets: [u32; 2],
+    /// Its buckets, in the order in which they are looked at: one of the table's small beginning,
+    /// which takes entries first, and two of the rest.
+    pub buckets: [u32; BUCKETS],
 }
+
+/// Buckets that a key may be in.
+pub const BUCKETS: usize = 3;
+
+/// The beginning of the table is one in so many of its buckets. A table is large, and an entry
+/// somewhere in it costs a walk of the page tables for each packet; while connections are few, all of
+/// them are in a part whose addresses the CPU remembers.
+const NEAR: u32 = 64;
 
 /// Where a key belongs.
 #[inline(always)]
@@ -71,15 +85,20 @@ pub fn places<T: FlowTable + ?Sized>(table: &T, key: &FlowKey) -> Places {
         i += 1;
     }
     let other = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let third = other.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let all = table.flow_buckets();
+    let near = all / NEAR + 1;
     // A multiplication in place of a remainder (Lemire, "Fast random integer generation in an
     // interval"): the number of buckets need not be a power of two.
-    let scale = |hash: u64| (((hash >> 32) * u64::from(table.flow_buckets())) >> 32) as u32;
+    let scale = |hash: u32, n: u32| ((u64::from(hash) * u64::from(n)) >> 32) as u32;
     Places {
         // Neither free nor busy.
         tag: hash as u32 | 2,
         buckets: [
-            scale(other),
-            scale(other.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            // Of bits that the tag does not come from: within a bucket, tags have to differ.
+            scale((hash >> 32) as u32, near),
+            near + scale((other >> 32) as u32, all.wrapping_sub(near)),
+            near + scale((third >> 32) as u32, all.wrapping_sub(near)),
         ],
     }
 }
@@ -101,21 +120,25 @@ unsafe fn tag_at(tags: *mut FlowTags, place: usize) -> *mut u32 {
     unsafe { (&raw mut (*tags).tags).cast::<u32>().add(place) }
 }
 
-/// First place of a bucket that holds `tag`; [`FLOW_BUCKET`] for none.
+/// The place of a bucket that holds `tag`; [`FLOW_BUCKET`] or more for none. No tag is there twice.
 ///
-/// # Safety
-/// `tags` is valid.
+/// Without a branch: the place is different for each key, and no CPU can predict it.
 #[inline(always)]
-unsafe fn position(tags: *mut FlowTags, tag: u32) -> usize {
+pub fn position<T: FlowTable + ?Sized>(table: &T, bucket: u32, tag: u32) -> u32 {
+    let Some(tags) = table.flow_tags(bucket) else {
+        return FLOW_BUCKET as u32;
+    };
+    let mut place = FLOW_BUCKET as u64;
     let mut i = 0;
     while i < FLOW_BUCKET {
-        // SAFETY: i is below FLOW_BUCKET.
-        if unsafe { ptr::read_volatile(tag_at(tags, i)) } == tag {
-            return i;
-        }
+        // SAFETY: i is below FLOW_BUCKET, and the bucket is the table's.
+        let differs = unsafe { ptr::read_volatile(tag_at(tags, i)) } ^ tag;
+        // 1 for no difference, else 0. The compiler would make a branch of what it sees through.
+        let is_it = hint::black_box(u64::from(differs)).wrapping_sub(1) >> 63;
+        place = place.wrapping_sub(is_it * (FLOW_BUCKET - i) as u64);
         i += 1;
     }
-    FLOW_BUCKET
+    place as u32
 }
 
 /// Whether an entry is `key`'s.
@@ -138,15 +161,11 @@ pub fn is_key(entry: *mut FlowEntry, key: &FlowKey) -> bool {
 pub fn find<T: FlowTable + ?Sized>(table: &T, key: &FlowKey) -> u32 {
     let places = places(table, key);
     let mut i = 0;
-    while i < 2 {
+    while i < BUCKETS {
         let bucket = places.buckets[i];
-        let Some(tags) = table.flow_tags(bucket) else {
-            return NO_FLOW;
-        };
-        // SAFETY: the bucket is the table's.
-        let place = unsafe { position(tags, places.tag) };
-        if place < FLOW_BUCKET {
-            let index = index_of(bucket, place);
+        let place = table.position(bucket, places.tag);
+        if place < FLOW_BUCKET as u32 {
+            let index = index_of(bucket, place as usize);
             if let Some(entry) = table.flow(index)
                 && is_key(entry, key)
             {
@@ -158,6 +177,17 @@ pub fn find<T: FlowTable + ?Sized>(table: &T, key: &FlowKey) -> u32 {
     NO_FLOW
 }
 
+/// How often a tag is in the buckets of a key.
+#[inline(always)]
+fn occurrences<T: FlowTable + ?Sized>(table: &T, buckets: &[u32; BUCKETS], tag: u32) -> u32 {
+    let near = table.count_tag(buckets[0], tag) + table.count_tag(buckets[1], tag);
+    if buckets[1] == buckets[2] {
+        near
+    } else {
+        near + table.count_tag(buckets[2], tag)
+    }
+}
+
 /// Puts an entry into the table, unless there is one with its key.
 ///
 /// Two keys with one tag in the same bucket pass for the same key: once in 10⁸ flows the second one
@@ -165,20 +195,22 @@ pub fn find<T: FlowTable + ?Sized>(table: &T, key: &FlowKey) -> u32 {
 #[inline(always)]
 pub fn insert<T: FlowTable + ?Sized>(table: &T, entry: &FlowEntry) -> Inserted {
     let Places { tag, buckets } = places(table, &entry.key);
-    if table.count_tag(buckets[0], tag) != 0 || table.count_tag(buckets[1], tag) != 0 {
+    if occurrences(table, &buckets, tag) != 0 {
         return Inserted::Exists;
     }
-    // The first one while it has room to spare: lookups look there first.
-    let (first, second) = (
-        table.count_tag(buckets[0], 0),
-        table.count_tag(buckets[1], 0),
-    );
-    let bucket = if first > 2 || first >= second {
-        buckets[0]
-    } else {
-        buckets[1]
-    };
-    let index = table.claim(bucket);
+    let mut index = table.claim(buckets[0]);
+    if index == NO_FLOW {
+        // The first one while it has room to spare: lookups look there first.
+        let (first, second) = (
+            table.count_tag(buckets[1], 0),
+            table.count_tag(buckets[2], 0),
+        );
+        index = table.claim(if first > 2 || first >= second {
+            buckets[1]
+        } else {
+            buckets[2]
+        });
+    }
     let Some(target) = table.flow(index) else {
         return Inserted::Full;
     };
@@ -192,10 +224,7 @@ pub fn insert<T: FlowTable + ?Sized>(table: &T, entry: &FlowEntry) -> Inserted {
     }
     // Another CPU may have put the same key at the same time: whoever sees the other one takes its
     // own away, and the packet that it was for is lost.
-    let mut there = table.count_tag(buckets[0], tag);
-    if buckets[0] != buckets[1] {
-        there += table.count_tag(buckets[1], tag);
-    }
+    let there = occurrences(table, &buckets, tag);
     if there > 1 {
         remove(table, index, tag);
         return Inserted::Exists;

@@ -90,6 +90,11 @@ impl FlowTable for Kernel {
     }
 
     #[inline(always)]
+    fn position(&self, bucket: u32, tag: u32) -> u32 {
+        super::steps::flow_position(bucket, tag)
+    }
+
+    #[inline(always)]
     fn claim(&self, bucket: u32) -> u32 {
         super::steps::flow_claim(bucket)
     }

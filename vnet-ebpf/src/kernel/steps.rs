@@ -112,6 +112,13 @@ pub extern "C" fn flow_count_tag(bucket: u32, tag: u32) -> u32 {
     table::count_tag(&Kernel::bare(), bucket, tag)
 }
 
+/// [`table::position`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_position(bucket: u32, tag: u32) -> u32 {
+    table::position(&Kernel::bare(), bucket, tag)
+}
+
 /// [`table::claim`].
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -16,7 +16,7 @@ use crate::{
     bytes::zero,
     flow::{
         state::is_expired,
-        table::{places, remove, tag_of},
+        table::{BUCKETS, places, remove, tag_of},
     },
     gateway::{FlowCount, Gateway, Work},
 };
@@ -156,11 +156,11 @@ pub fn evict<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     let buckets = places(gateway, &work.ip.key).buckets;
     let mut i = 0;
     let mut evicted = false;
-    while i < 2 * FLOW_BUCKET {
-        let bucket = if i < FLOW_BUCKET {
-            buckets[0]
-        } else {
-            buckets[1]
+    while i < BUCKETS * FLOW_BUCKET {
+        let bucket = match i / FLOW_BUCKET {
+            0 => buckets[0],
+            1 => buckets[1],
+            _ => buckets[2],
         };
         let index = bucket
             .wrapping_mul(FLOW_BUCKET as u32)
