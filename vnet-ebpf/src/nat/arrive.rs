@@ -170,7 +170,13 @@ fn begin_flow<W: Window + ?Sized, G: Gateway + ?Sized>(
     }
     if outcome != Outcome::GO_ON {
         gateway.step(Step::GiveBack, work, plan, window);
-        return outcome;
+        // Another CPU may have taken the very connection on meanwhile.
+        let known = gateway.step(Step::Known, work, plan, window);
+        return if known == Outcome::GO_ON {
+            outcome
+        } else {
+            known
+        };
     }
     gateway.step(Step::Book, work, plan, window)
 }
