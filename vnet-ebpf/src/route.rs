@@ -10,6 +10,7 @@ use vnet_common::{
 };
 
 use crate::{
+    bytes::copy_mac,
     decide::Plan,
     flow::{
         state::{self, is_stale, is_steady},
@@ -132,9 +133,9 @@ pub fn send<G: Gateway + ?Sized, P: Packet>(
         Change::of(change, ip, &*entry, || {
             gateway
                 .flow((*entry).peer)
-                .map_or([0; 16], |peer| (*peer).key.dst)
+                .map(|peer| &raw const (*peer).key.dst)
         });
-        change.dmac = (*entry).next_hop;
+        copy_mac(&mut change.dmac, &(*entry).next_hop);
         ((*entry).flags, (*entry).via, (*entry).slot, (*entry).vid)
     };
     leave(
@@ -178,7 +179,7 @@ pub fn begin_related<G: Gateway + ?Sized>(
         }
         change.sport = (*entry).sport;
         change.dport = (*entry).dport;
-        change.dmac = (*entry).next_hop;
+        copy_mac(&mut change.dmac, &(*entry).next_hop);
         change.hop = true;
         Some((flags, (*entry).via, (*entry).slot, (*entry).vid))
     }
@@ -219,7 +220,7 @@ pub fn leave<G: Gateway + ?Sized, P: Packet>(
     let Some(stack) = gateway.port(plan.generation, via) else {
         return refused(plan.port.slot);
     };
-    change.smac = stack.mac;
+    copy_mac(&mut change.smac, &stack.mac);
     if !packet.translate(ip, change) {
         return refused(plan.port.slot);
     }

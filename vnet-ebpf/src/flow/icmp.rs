@@ -7,6 +7,7 @@ use super::translate::{
     diff_addr, diff2, diff4, fold16, ipv4_tail, port_bytes, ports_offset, updated,
 };
 use crate::{
+    bytes::bytes_of,
     flow::translate::Change,
     ip::{Ip, checksum_offset, proto},
     nat::Tell,
@@ -101,7 +102,7 @@ fn embed_addresses<P: Store>(packet: &mut P, inner: &Ip, peer: &FlowKey) -> bool
         return false;
     };
     let tail = ipv4_tail(old, &peer.src, &peer.dst, false);
-    packet.store(l3 + 8, &tail)
+    packet.store(l3 + 8, &bytes_of(tail))
 }
 
 /// Writes the error's own checksum, after what it covers has changed by `sum`.

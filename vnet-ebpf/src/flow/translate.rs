@@ -6,7 +6,7 @@ use vnet_common::{
 };
 
 use crate::{
-    bytes::{put_words, word_at},
+    bytes::{put_12, put_word_at, put_words, word_at},
     ip::{Icmp, Ip, Part, checksum_offset, proto},
     window::Window,
 };
@@ -23,10 +23,10 @@ pub struct Change {
     pub sport: u16,
     /// Its destination port, or echo identifier, after it.
     pub dport: u16,
+    /// The destination of its Ethernet header after it. The source follows, as in the header.
+    pub dmac: Mac,
     /// The source of its Ethernet header after it.
     pub smac: Mac,
-    /// The destination of its Ethernet header after it.
-    pub dmac: Mac,
     /// Its time to live goes down by one.
     pub hop: bool,
     /// Addresses or ports change.
@@ -53,8 +53,8 @@ impl Change {
         dst: [0; 16],
         sport: 0,
         dport: 0,
-        smac: [0; 6],
         dmac: [0; 6],
+        smac: [0; 6],
         hop: false,
         translates: false,
         index: 0,
@@ -62,16 +62,27 @@ impl Change {
 
     /// Writes to `change` what a flow's entry does to its packet. `peer_dst` is the destination of
     /// the other direction's key.
+    ///
+    /// # Safety
+    /// What `peer_dst` gives is valid.
     #[inline(always)]
-    pub fn of(change: &mut Self, ip: &Ip, entry: &FlowEntry, peer_dst: impl FnOnce() -> Addr) {
+    pub unsafe fn of(
+        change: &mut Self,
+        ip: &Ip,
+        entry: &FlowEntry,
+        peer_dst: impl FnOnce() -> Option<*const Addr>,
+    ) {
         copy(&mut change.src, &ip.key.src);
         copy(&mut change.dst, &ip.key.dst);
         change.sport = entry.sport;
         change.dport = entry.dport;
         if entry.flags & FLOW_DNAT != 0 {
             copy(&mut change.dst, &entry.addr);
-            if entry.flags & FLOW_SNAT != 0 {
-                change.src = peer_dst();
+            if entry.flags & FLOW_SNAT != 0
+                && let Some(src) = peer_dst()
+            {
+                // SAFETY: the caller's promise.
+                copy(&mut change.src, unsafe { &*src });
             }
         } else if entry.flags & FLOW_SNAT != 0 {
             copy(&mut change.src, &entry.addr);
@@ -205,28 +216,21 @@ pub fn checksum_change(ip: &Ip, change: &Change) -> ChecksumChange {
 }
 
 /// The last twelve bytes of an IPv4 header (time to live, protocol, checksum, addresses) after a
-/// change to the source `s`, the destination `d`, and with `hop` one hop less to live.
+/// change to the source `s`, the destination `d`, and with `hop` one hop less to live; as words in
+/// their own order.
 #[inline(always)]
 #[must_use]
-pub fn ipv4_tail(old: &[u8; 12], s: &Addr, d: &Addr, hop: bool) -> [u8; 12] {
-    let ttl = if hop { old[0].wrapping_sub(1) } else { old[0] };
-    let mut new = [
-        ttl, old[1], 0, 0, s[12], s[13], s[14], s[15], d[12], d[13], d[14], d[15],
-    ];
-    let mut sum = diff2(0, [old[0], old[1]], [new[0], new[1]]);
-    let mut i = 4;
-    while i < 12 {
-        sum = diff4(
-            sum,
-            [old[i], old[i + 1], old[i + 2], old[i + 3]],
-            [new[i], new[i + 1], new[i + 2], new[i + 3]],
-        );
-        i += 4;
-    }
-    let checksum = updated([old[2], old[3]], sum);
-    new[2] = checksum[0];
-    new[3] = checksum[1];
-    new
+pub fn ipv4_tail(old: &[u8; 12], s: &Addr, d: &Addr, hop: bool) -> [u32; 3] {
+    let [ttl, proto, c0, c1] = word_at(old, 0).to_ne_bytes();
+    let left = if hop { ttl.wrapping_sub(1) } else { ttl };
+    let (src, dst) = (word_at(s, 12), word_at(d, 12));
+    let sum = diff2(0, [ttl, proto], [left, proto])
+        + u64::from(!word_at(old, 4))
+        + u64::from(src)
+        + u64::from(!word_at(old, 8))
+        + u64::from(dst);
+    let [c0, c1] = updated([c0, c1], sum);
+    [u32::from_ne_bytes([left, proto, c0, c1]), src, dst]
 }
 
 /// A window whose bytes can be changed in place, where checksums are finished: XDP, and tests.
@@ -262,7 +266,7 @@ pub fn edit<W: WindowMut + ?Sized>(window: &mut W, ip: &Ip, change: &Change) -> 
                 let Some(at) = window.at_mut::<4>(l4 + offset) else {
                     return false;
                 };
-                *at = bytes;
+                put_word_at(at, 0, u32::from_ne_bytes(bytes));
             } else {
                 let Some(at) = window.at_mut::<2>(l4 + offset) else {
                     return false;
@@ -278,32 +282,41 @@ pub fn edit<W: WindowMut + ?Sized>(window: &mut W, ip: &Ip, change: &Change) -> 
         if change.hop {
             at[0] = at[0].wrapping_sub(1);
         }
-        let mut i = 0;
-        while i < 16 {
-            at[1 + i] = change.src[i];
-            at[17 + i] = change.dst[i];
-            i += 1;
-        }
+        put_addresses(at, 1, change);
     } else {
         let Some(at) = window.at_mut::<12>(l3 + 8) else {
             return false;
         };
-        *at = ipv4_tail(at, &change.src, &change.dst, change.hop);
+        let tail = ipv4_tail(at, &change.src, &change.dst, change.hop);
+        put_12(at, 0, tail);
     }
     let Some(at) = window.at_mut::<12>(0) else {
         return false;
     };
-    *at = ethernet(change);
+    put_12(at, 0, ethernet(change));
     true
 }
 
-/// The addresses of the Ethernet header after a change.
+/// Writes the addresses of an IPv6 header after a change, 32 bytes from `offset` on.
+#[inline(always)]
+pub fn put_addresses<const N: usize>(bytes: &mut [u8; N], offset: usize, change: &Change) {
+    let mut i = 0;
+    while i < 16 {
+        put_word_at(bytes, offset + i, word_at(&change.src, i));
+        put_word_at(bytes, offset + 16 + i, word_at(&change.dst, i));
+        i += 4;
+    }
+}
+
+/// The addresses of the Ethernet header after a change, as words in their own order.
 #[inline(always)]
 #[must_use]
-pub const fn ethernet(change: &Change) -> [u8; 12] {
+pub fn ethernet(change: &Change) -> [u32; 3] {
     let (d, s) = (&change.dmac, &change.smac);
     [
-        d[0], d[1], d[2], d[3], d[4], d[5], s[0], s[1], s[2], s[3], s[4], s[5],
+        word_at(d, 0),
+        u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
+        word_at(s, 2),
     ]
 }
 

@@ -26,7 +26,7 @@ use vnet_ebpf::{
     forward::{Action, Exit, Flood, Packet, forward},
     frame::{ETH_LEN, TAG_LEN},
     gateway::Gateway as _,
-    ip::{IPV4, IPV6, Icmp, Ip, Part},
+    ip::{IPV4, IPV4_LEN, IPV6, Icmp, Ip, Part},
     meta::{Hook, Meta, Tag, is_kernel_tpid},
     nat::{Outcome, Step, host},
     route,
@@ -129,6 +129,21 @@ impl Packet for Skb {
     }
 }
 
+/// Writes words, each in its own order.
+#[inline(always)]
+fn store_words<const N: usize>(skb: *mut __sk_buff, offset: usize, words: &[u32; N]) -> bool {
+    // SAFETY: the context is the program's and the buffer as long as is said.
+    unsafe {
+        bpf_skb_store_bytes(
+            skb.cast(),
+            offset as u32,
+            words.as_ptr().cast(),
+            size_of::<[u32; N]>() as u32,
+            0,
+        ) == 0
+    }
+}
+
 /// Writes bytes. With `recompute` a checksum that the NIC made over the whole packet follows.
 #[inline(always)]
 pub fn store<const N: usize>(
@@ -158,45 +173,15 @@ pub fn store<const N: usize>(
 /// which part of it is in the packet (net/core/utils.c, inet_proto_csum_replace_by_diff).
 #[inline(never)]
 fn translate(skb: *mut __sk_buff, ip: &Ip, change: &Change) -> bool {
-    let window = Skb { skb };
     let (l3, l4) = (ip.l3 as usize, ip.l4 as usize);
+    let mut ports_left = false;
     if change.translates && !matches!(ip.part, Part::Later) {
-        let sums = checksum_change(ip, change);
-        if sums.offset != 0 {
-            let optional = if sums.optional {
-                u64::from(BPF_F_MARK_MANGLED_0)
-            } else {
-                0
-            };
-            let (pseudo, ports) = (fold32(sums.pseudo), fold32(sums.ports));
-            // SAFETY: the context is the program's.
-            unsafe {
-                let pseudo_flags = u64::from(BPF_F_PSEUDO_HDR) | optional;
-                if bpf_l4_csum_replace(skb, sums.offset as u32, 0, u64::from(pseudo), pseudo_flags)
-                    != 0
-                {
-                    return false;
-                }
-                let moved = change.sport != ip.key.sport || change.dport != ip.key.dport;
-                let at = sums.offset as u32;
-                if moved && bpf_l4_csum_replace(skb, at, 0, u64::from(ports), optional) != 0 {
-                    return false;
-                }
-            }
-        }
-        if change.sport != ip.key.sport || change.dport != ip.key.dport {
-            let bytes = port_bytes(ip, change.sport, change.dport);
-            let stored = match ip.icmp {
-                Icmp::None => store(skb, l4, &bytes, false),
-                Icmp::Request | Icmp::Reply => store(skb, l4 + 4, &[bytes[0], bytes[1]], false),
-                _ => true,
-            };
-            if !stored {
-                return false;
-            }
+        ports_left = change.sport != ip.key.sport || change.dport != ip.key.dport;
+        if !checksum(skb, ip, change, ports_left) {
+            return false;
         }
     }
-    let stored = if ip.v6 {
+    if ip.v6 {
         let mut tail = [0; 33];
         tail[0] = if change.hop {
             ip.ttl.wrapping_sub(1)
@@ -210,15 +195,62 @@ fn translate(skb: *mut __sk_buff, ip: &Ip, change: &Change) -> bool {
             i += 1;
         }
         // The addresses are in no checksum of the header's own: what a NIC summed up changes.
-        store(skb, l3 + 7, &tail, true)
+        if !store(skb, l3 + 7, &tail, true) {
+            return false;
+        }
     } else {
+        let window = Skb { skb };
         let Some(old) = window.at::<12>(l3 + 8) else {
             return false;
         };
         let tail = ipv4_tail(old, &change.src, &change.dst, change.hop);
-        store(skb, l3 + 8, &tail, false)
+        // One store writes the ports, too, where they follow.
+        let follow = ports_left && l4 == l3 + IPV4_LEN && matches!(ip.icmp, Icmp::None);
+        let stored = if follow {
+            ports_left = false;
+            let ports = u32::from_ne_bytes(port_bytes(ip, change.sport, change.dport));
+            store_words(skb, l3 + 8, &[tail[0], tail[1], tail[2], ports])
+        } else {
+            store_words(skb, l3 + 8, &tail)
+        };
+        if !stored {
+            return false;
+        }
+    }
+    if ports_left {
+        let bytes = port_bytes(ip, change.sport, change.dport);
+        let stored = match ip.icmp {
+            Icmp::None => store(skb, l4, &bytes, false),
+            Icmp::Request | Icmp::Reply => store(skb, l4 + 4, &[bytes[0], bytes[1]], false),
+            _ => true,
+        };
+        if !stored {
+            return false;
+        }
+    }
+    store_words(skb, 0, &ethernet(change))
+}
+
+/// Has the checksum behind the IP header follow a change, of the ports too when `moved`.
+#[inline(always)]
+fn checksum(skb: *mut __sk_buff, ip: &Ip, change: &Change, moved: bool) -> bool {
+    let sums = checksum_change(ip, change);
+    if sums.offset == 0 {
+        return true;
+    }
+    let at = sums.offset as u32;
+    let optional = if sums.optional {
+        u64::from(BPF_F_MARK_MANGLED_0)
+    } else {
+        0
     };
-    stored && store(skb, 0, &ethernet(change), false)
+    let (pseudo, ports) = (fold32(sums.pseudo), fold32(sums.ports));
+    let pseudo_flags = u64::from(BPF_F_PSEUDO_HDR) | optional;
+    // SAFETY: the context is the program's.
+    unsafe {
+        bpf_l4_csum_replace(skb, at, 0, u64::from(pseudo), pseudo_flags) == 0
+            && (!moved || bpf_l4_csum_replace(skb, at, 0, u64::from(ports), optional) == 0)
+    }
 }
 
 /// Has at least `wanted` bytes, or all there are, in the linear head.

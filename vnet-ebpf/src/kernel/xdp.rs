@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use vnet_common::{Mac, NO_SLOT};
 use vnet_ebpf::{
+    bytes::put,
     decide::{Fate, Plan, decide},
     flow::{
         table::NO_FLOW,
@@ -182,15 +183,14 @@ pub fn run(ctx: &XdpContext) -> Option<u32> {
     let Scratch {
         meta, plan, change, ..
     } = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
-    *meta = Meta {
-        hook: Hook::Xdp,
-        ifindex,
-        len,
-        gso_size: 0,
-        gso_segs: 0,
-        tag: Tag::NONE,
-        redirected: false,
-    };
+    meta.hook = Hook::Xdp;
+    meta.ifindex = ifindex;
+    meta.len = len;
+    put(&mut meta.gso_size, 0);
+    put(&mut meta.gso_segs, 0);
+    put(&mut meta.tag.tpid, 0);
+    put(&mut meta.tag.tci, 0);
+    meta.redirected = false;
     let meta = &*kernel.opaque(meta);
     decide(meta, &buffer, &kernel, plan);
     let plan = kernel.opaque(plan);
