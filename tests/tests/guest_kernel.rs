@@ -68,16 +68,16 @@ impl Machine {
 
     /// The rows that `vnet-user` prints as JSON.
     #[track_caller]
-    fn rows(&mut self, line: &str) -> Value {
+    fn rows(&mut self, line: &str, key: &str) -> Value {
         let text = self.sh(&format!("vnet-user -j {line}"));
         let json: Value = serde_json::from_str(&text).unwrap();
-        json[line].clone()
+        json[key].clone()
     }
 
     /// What is counted of a port.
     #[track_caller]
     fn stats(&mut self, port: &str) -> Value {
-        let rows = self.rows("stats");
+        let rows = self.rows("stats", "stats");
         let mut rows = rows.as_array().into_iter().flatten();
         let row = rows.find(|row| row["port"] == port);
         row.cloned().unwrap_or_default()
@@ -101,6 +101,54 @@ impl Machine {
     }
 }
 
+/// A private network for the first VM, and the addresses that it is seen by.
+const PRIVATE: &str = "\
+ip addr add 192.0.2.1/24 dev up0
+ip addr add 2001:db8::1/64 dev up0 nodad
+ip -n ns3 addr add 192.0.2.9/24 dev eth0
+ip -n ns3 addr add 2001:db8::9/64 dev eth0 nodad
+ip -n ns1 addr flush dev eth0
+ip -n ns1 addr add 10.9.0.11/24 dev eth0
+ip -n ns1 addr add fd09::11/64 dev eth0 nodad
+ip -n ns1 route add default via 10.9.0.1
+ip -n ns1 -6 route add default via fd09::1
+vnet-user network add lan --gateway 10.9.0.1/24 --gateway fd09::1/64
+vnet-user port set vm1 --network lan
+vnet-user nat add masquerade --network lan --uplink up0
+vnet-user nat add dnat --proto tcp --listen 192.0.2.1:8080 --to 10.9.0.11:80";
+
+/// Sends the text `said` by TCP from one namespace to a listener in another one; what arrived.
+fn says(from: &str, to: &str, address: &str, listen: u16, connect: u16) -> String {
+    format!(
+        "/usr/sbin/ip netns exec {to} /bin/busybox nc -l -p {listen} > /tmp/heard </dev/null &
+sleep 2
+echo said | /usr/sbin/ip netns exec {from} /bin/busybox nc -w 10 {address} {connect}
+wait
+cat /tmp/heard"
+    )
+}
+
+/// The gateway: both directions, TCP and pings, IPv4 and IPv6.
+#[track_caller]
+fn translates(machine: &mut Machine) {
+    let before = machine.stats("up0")["drops"].clone();
+    machine.sh(PRIVATE);
+    for address in ["10.9.0.1", "192.0.2.9", "2001:db8::9"] {
+        assert!(machine.reaches("ns1", address), "ns1 to {address}");
+    }
+    for address in ["192.0.2.9", "2001:db8::9"] {
+        let script = says("ns1", "ns3", address, 9000, 9000);
+        assert_eq!(machine.sh(&script), "said\n", "{address}");
+    }
+    let forwarded = says("ns3", "ns1", "192.0.2.1", 80, 8080);
+    assert_eq!(machine.sh(&forwarded), "said\n");
+    // Nobody outside knows a way to the private network: what came was translated.
+    let flows = machine.rows("flow list", "flows");
+    let flows = flows.as_array().map_or(0, Vec::len);
+    assert!(flows >= 5, "{flows}");
+    assert_eq!(machine.stats("up0")["drops"], before);
+}
+
 #[test]
 fn the_switch_runs_on_linux_6_1_by_clsact() {
     let host = Host::new();
@@ -112,7 +160,7 @@ fn the_switch_runs_on_linux_6_1_by_clsact() {
     machine.sh("vnet-user port add vm1");
     machine.sh("vnet-user port add vm2");
 
-    let status = machine.rows("status")[0].clone();
+    let status = machine.rows("status", "status")[0].clone();
     let hooks = |name: &str| {
         let mut ports = status["ports"].as_array().into_iter().flatten();
         let port = ports.find(|row| row["name"] == name);
@@ -144,6 +192,8 @@ fn the_switch_runs_on_linux_6_1_by_clsact() {
     assert!(denied.as_u64() >= Some(2), "{denied}");
     machine.sh(&format!("vnet-user mac allow {ONE}"));
     assert!(machine.reaches("ns1", "10.1.0.2"));
+
+    translates(&mut machine);
 
     machine.sh("vnet-user down");
     for interface in ["vm1", "vm2", "up0"] {

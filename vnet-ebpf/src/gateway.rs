@@ -9,7 +9,10 @@ use vnet_common::{
 use crate::{
     answer::ADVERTISEMENT_LEN,
     decide::Plan,
-    flow::{table::FlowTable, translate::Change},
+    flow::{
+        table::{FlowTable, Inserted, insert},
+        translate::Change,
+    },
     ip::Ip,
     nat::{self, Outcome, Step},
     tables::Effects,
@@ -259,6 +262,11 @@ pub trait Gateway: Effects + FlowTable {
     #[inline(always)]
     fn close(&self, work: &mut Work) -> bool {
         nat::close::close(work, self)
+    }
+    /// Puts the entry of the packet's direction into the table, or that of the other one.
+    #[inline(always)]
+    fn insert_flow(&self, work: &mut Work, reply: bool) -> Inserted {
+        insert(self, if reply { &work.reply } else { &work.forward })
     }
     /// Index of the entry of `key`, or [`NO_FLOW`](crate::flow::table::NO_FLOW).
     fn find_flow(&self, key: &FlowKey) -> u32;

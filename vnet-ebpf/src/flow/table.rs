@@ -49,8 +49,34 @@ pub enum Inserted {
     At(u32),
     /// There is one with this key.
     Exists,
-    /// Both buckets are full.
+    /// All of its buckets are full.
     Full,
+}
+
+impl Inserted {
+    const EXISTS: u32 = NO_FLOW - 1;
+
+    /// It in one word, which a subprogram can return.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u32 {
+        match self {
+            Self::At(index) => index,
+            Self::Exists => Self::EXISTS,
+            Self::Full => NO_FLOW,
+        }
+    }
+
+    /// What [`Inserted::word`] made a word of.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_word(word: u32) -> Self {
+        match word {
+            NO_FLOW => Self::Full,
+            Self::EXISTS => Self::Exists,
+            index => Self::At(index),
+        }
+    }
 }
 
 /// A key's places.

@@ -20,7 +20,7 @@ use vnet_common::{
 };
 use vnet_ebpf::{
     decide::Plan,
-    flow::table::{self, FlowTable},
+    flow::table::{self, FlowTable, Inserted},
     gateway::{Checked, FlowCount, Fragment, FragmentKey, Gateway, Route, RouteKind, Work},
     ip::proto,
     nat::{Outcome, Step, ports},
@@ -326,6 +326,14 @@ impl Gateway for Kernel {
         let outcome = super::steps::call(step, self.ctx.cast());
         core::hint::black_box(work);
         outcome
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, work: &mut Work, reply: bool) -> Inserted {
+        let work = core::hint::black_box(work);
+        let word = super::steps::flow_insert(u32::from(reply));
+        core::hint::black_box(work);
+        Inserted::of_word(word)
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use vnet_ebpf::{
-    flow::table,
+    flow::table::{self, Inserted},
     gateway::Work,
     nat::{self, Outcome, Step},
 };
@@ -110,6 +110,24 @@ pub fn close(sweep: bool) -> bool {
 #[inline(never)]
 pub extern "C" fn flow_count_tag(bucket: u32, tag: u32) -> u32 {
     table::count_tag(&Kernel::bare(), bucket, tag)
+}
+
+/// Puts one of the entries in the work of a packet into the table.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_insert(reply: u32) -> u32 {
+    let Some(work) = WORK.get_ptr(0) else {
+        return Inserted::Full.word();
+    };
+    // SAFETY: this CPU's own.
+    let entry = unsafe {
+        if reply != 0 {
+            &(*work).reply
+        } else {
+            &(*work).forward
+        }
+    };
+    table::insert(&Kernel::bare(), entry).word()
 }
 
 /// [`table::position`].

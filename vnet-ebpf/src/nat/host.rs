@@ -7,7 +7,7 @@ use vnet_common::{
 };
 
 use crate::{
-    flow::table::{NO_FLOW, insert},
+    flow::table::NO_FLOW,
     gateway::{Gateway, Work},
     ip::{Icmp, Ip, TCP_ACK, TCP_SYN, proto},
 };
@@ -89,5 +89,5 @@ pub fn claim<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     } else {
         FlowState::TwoWay as u8
     };
-    insert(gateway, &work.forward);
+    gateway.insert_flow(work, false);
 }

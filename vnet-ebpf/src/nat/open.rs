@@ -23,10 +23,7 @@ use super::{
 use crate::{
     bytes::zero,
     decide::Plan,
-    flow::{
-        state,
-        table::{Inserted, insert},
-    },
+    flow::{state, table::Inserted},
     gateway::{FlowCount, Gateway, RouteKind, Work},
     ip::{Icmp, has_ports},
     tables::UNGUARDED,
@@ -619,13 +616,13 @@ pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     if work.forward.key == work.reply.key {
         return put_alone(work, gateway);
     }
-    let back = match insert(gateway, &work.reply) {
+    let back = match gateway.insert_flow(work, true) {
         Inserted::At(index) => index,
         Inserted::Exists => return Outcome::drop(DropReason::NatPortsExhausted),
         Inserted::Full => return Outcome::drop(DropReason::NatTableFull),
     };
     work.forward.peer = back;
-    let forth = match insert(gateway, &work.forward) {
+    let forth = match gateway.insert_flow(work, false) {
         Inserted::At(index) => index,
         other => {
             let tag = crate::flow::table::tag_of(gateway, back);
@@ -649,7 +646,7 @@ pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
 /// comes back to it looks the same.
 #[inline(always)]
 fn put_alone<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
-    let index = match insert(gateway, &work.forward) {
+    let index = match gateway.insert_flow(work, false) {
         Inserted::At(index) => index,
         Inserted::Exists => return Outcome::drop(DropReason::NatMidStream),
         Inserted::Full => return Outcome::drop(DropReason::NatTableFull),
