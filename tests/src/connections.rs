@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use vnet_common::{
     Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowState,
-    flow::{FLOW_BLOCK, FLOW_BOUND, FLOW_BUSY, FLOW_CONTACT, FLOW_HOST, FLOW_PORT, FLOW_REPLY},
+    flow::{FLOW_BLOCK, FLOW_BOUND, FLOW_BUSY, FLOW_CONTACT, FLOW_PORT, FLOW_REPLY},
     nat::BindingKind,
 };
 
@@ -66,7 +66,7 @@ impl Held {
     /// Whether it is the direction of a connection that was first.
     #[must_use]
     pub const fn is_first(&self) -> bool {
-        self.entry.flags & (FLOW_REPLY | FLOW_HOST) == 0
+        self.entry.flags & FLOW_REPLY == 0
     }
 }
 
@@ -81,16 +81,18 @@ pub struct Connections {
     pub count: u32,
     /// How many a port's count says that it has, where that is not zero.
     pub owners: BTreeMap<u16, u32>,
+    /// Which ports the host has begun connections from, and when: TCP, UDP, echo.
+    pub host_ports: BTreeMap<u16, [u32; 3]>,
 }
 
 impl Connections {
-    /// The directions of connections that were first; answers to the host's own packets, which
-    /// stand alone, are none.
+    /// The directions of connections that were first.
     pub fn firsts(&self) -> impl Iterator<Item = &Held> {
         self.held.iter().filter(|held| held.is_first())
     }
 
-    /// Every connection by protocol and state, in order: `tcp established, udp one-way`.
+    /// Every connection by protocol and state, and every port that the host has begun one from, in
+    /// order: `tcp established, udp host 53`.
     #[must_use]
     pub fn states(&self) -> String {
         let mut states: Vec<String> = self
@@ -104,13 +106,17 @@ impl Connections {
                     17 => "udp".to_owned(),
                     other => other.to_string(),
                 };
-                if held.entry.flags & FLOW_HOST != 0 {
-                    return format!("{proto} host");
-                }
                 let state = FlowState::by_number(held.entry.state);
                 format!("{proto} {}", state.map_or("?", FlowState::name))
             })
             .collect();
+        for (port, seen) in &self.host_ports {
+            for (proto, seen_s) in ["tcp", "udp", "icmp"].iter().zip(seen) {
+                if *seen_s != 0 {
+                    states.push(format!("{proto} host {port}"));
+                }
+            }
+        }
         states.sort();
         states.join(", ")
     }
@@ -142,9 +148,6 @@ impl Connections {
             let entry = &held.entry;
             let same = self.held.iter().filter(|h| h.entry.key == entry.key);
             ensure!(same.count() == 1, "{:?} is there twice", entry.key);
-            if entry.flags & FLOW_HOST != 0 {
-                continue;
-            }
             if entry.peer == held.index {
                 // A VM that sends to its own mapping: both directions look the same, and hold the
                 // same.
@@ -175,9 +178,8 @@ impl Connections {
             }
         }
         let count = self.firsts().count();
-        let hosts = self.held.iter().filter(|h| h.entry.flags & FLOW_HOST != 0);
         ensure!(
-            self.held.len() - hosts.count() == 2 * count - alone && count == self.count as usize,
+            self.held.len() == 2 * count - alone && count == self.count as usize,
             "there are {} entries of {count} connections, and {} are counted",
             self.held.len(),
             self.count

@@ -24,8 +24,8 @@ use aya::{
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use vnet_common::{
-    Binding, BindingKey, ControlOp, ControlRequest, Event, FdbBucket, FlowEntry, FlowTags, Mac,
-    NO_SLOT, StormState,
+    Binding, BindingKey, ControlOp, ControlRequest, Event, FdbBucket, FlowEntry, FlowTags,
+    HostPort, Mac, NO_SLOT, StormState,
     event::{EVENT_KINDS, EventLimit},
     flow::FLOW_BUCKET,
     switch::SWITCH_ROUTES,
@@ -35,7 +35,9 @@ use vnet_ebpf::{
     testing::{self, CB_TAG, CB_TC_INDEX, COPIES, TestResult},
 };
 use vnet_user::{
-    datapath::{control::Control, counters, fdb, flows, maps, object, pins::Pins, publish},
+    datapath::{
+        control::Control, counters, fdb, flows, mapped::Mapped, maps, object, pins::Pins, publish,
+    },
     host::bpffs,
 };
 
@@ -524,11 +526,18 @@ impl Switch for Kernel {
                 owners.insert(slot, count);
             }
         }
+        let ports = Mapped::<HostPort>::open(&self.pins, "host_ports")?;
+        let host_ports = (0..=u16::MAX)
+            .filter_map(|port| Some((port, ports.get(port.into())?)))
+            .filter(|(_, uses)| *uses != HostPort::default())
+            .map(|(port, uses)| (port, [uses.tcp_s, uses.udp_s, uses.echo_s]))
+            .collect();
         Ok(Connections {
             held,
             mappings,
             count: flows::count(&self.pins)?,
             owners,
+            host_ports,
         })
     }
 

@@ -136,12 +136,8 @@ pub const FLOW_STATIC: u16 = 512;
 /// `flags`: the flow takes one of its rule's external ports, though it has no mapping
 /// (`--mapping symmetric`).
 pub const FLOW_PORT: u16 = 1024;
-
-/// `flags`: no connection of a VM: answers to the host's own packets, which have to get to the host.
-pub const FLOW_HOST: u16 = 2048;
-
 /// `flags`: the flow holds the block of external ports of the source's address.
-pub const FLOW_BLOCK: u16 = 4096;
+pub const FLOW_BLOCK: u16 = 2048;
 
 /// One direction of a connection. An all-zero entry is free.
 #[repr(C, align(8))]
@@ -270,6 +266,24 @@ impl FlowTimeouts {
     }
 }
 
+/// When the host itself last began a connection from a port of its own, whichever of its addresses it
+/// was; a value of the map `host_ports`, by port. Seconds of CLOCK_MONOTONIC, 0 for never.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostPort {
+    /// By TCP.
+    pub tcp_s: u32,
+    /// By UDP.
+    pub udp_s: u32,
+    /// By ICMP echo, with the port as identifier.
+    pub echo_s: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// Values of the map `host_ports`.
+pub const HOST_PORTS: u32 = 1 << 16;
+
 /// Traffic of the flow table as a whole, a value of the per-CPU map `flow_counters`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -282,7 +296,14 @@ pub struct FlowCounters {
     pub evicted: u64,
 }
 
-crate::pod!(FlowKey, FlowEntry, FlowTags, FlowTimeouts, FlowCounters);
+crate::pod!(
+    FlowKey,
+    FlowEntry,
+    FlowTags,
+    FlowTimeouts,
+    HostPort,
+    FlowCounters
+);
 const _: () = assert!(size_of::<FlowKey>() == 40, "no padding");
 const _: () = assert!(size_of::<FlowEntry>() == 128, "two cache lines");
 const _: () = assert!(size_of::<FlowTags>() == 32, "half a cache line");

@@ -2,7 +2,8 @@
 //! flows in force, the host's own routes and sockets.
 
 use vnet_common::{
-    Addr, Binding, BindingKey, DropReason, Event, FlowEntry, FlowKey, Mac, NatMatchKey, NatRule,
+    Addr, Binding, BindingKey, DropReason, Event, FlowEntry, FlowKey, HostPort, Mac, NatMatchKey,
+    NatRule,
     flow::{FLOW_DNAT, FLOW_SNAT},
 };
 
@@ -307,6 +308,8 @@ pub trait Gateway: Effects + FlowTable {
     fn fragment_put(&self, key: &FragmentKey, fragment: &Fragment);
     /// The flow of a fragmented packet.
     fn fragment_find(&self, key: &FragmentKey) -> Option<Fragment>;
+    /// When the host last used its port `port`.
+    fn host_port(&self, port: u16) -> Option<*mut HostPort>;
     /// A way out that was looked up lately.
     fn checked(&self, place: u32) -> Option<*mut Checked>;
     /// Whether another ICMP error may be made now.

@@ -7,7 +7,8 @@ use std::{
 };
 
 use vnet_common::{
-    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowTags, NatCounters, NatMatchKey, NatRule,
+    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowTags, HostPort, NatCounters, NatMatchKey,
+    NatRule,
     flow::{FLOW_BUCKET, FlowCounters},
     nat::NAT_RULES,
 };
@@ -64,6 +65,8 @@ pub(super) struct State {
     binding_room: usize,
     fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     checked: Box<[UnsafeCell<Checked>]>,
+    /// In boxes, so that they stay where they are.
+    host_ports: RefCell<BTreeMap<u16, Box<UnsafeCell<HostPort>>>>,
     icmp_next_ns: Cell<u64>,
     random: Cell<u64>,
     rules: BTreeMap<(u32, u16), NatRule>,
@@ -96,6 +99,7 @@ impl State {
             // As in `Sizes`.
             binding_room: (4 * setup.sizes.flow_size).max(4096) as usize,
             fragments: RefCell::default(),
+            host_ports: RefCell::default(),
             checked: (0..CHECKED).map(|_| UnsafeCell::default()).collect(),
             icmp_next_ns: Cell::new(0),
             random: Cell::new(0x5eed),
@@ -153,6 +157,18 @@ impl State {
     }
 
     /// What there is.
+    fn host_ports(&self) -> BTreeMap<u16, [u32; 3]> {
+        let mut used = BTreeMap::new();
+        for (port, uses) in self.host_ports.borrow().iter() {
+            // SAFETY: nobody else has it while the machine is between packets.
+            let uses = unsafe { *uses.get() };
+            if uses != HostPort::default() {
+                used.insert(*port, [uses.tcp_s, uses.udp_s, uses.echo_s]);
+            }
+        }
+        used
+    }
+
     pub(super) fn connections(&self) -> Connections {
         Connections {
             held: self.held(),
@@ -162,6 +178,7 @@ impl State {
                 .zip(self.owners.borrow().iter().copied())
                 .filter(|(_, count)| *count != 0)
                 .collect(),
+            host_ports: self.host_ports(),
         }
     }
 }
@@ -363,6 +380,11 @@ impl Gateway for Machine {
 
     fn fragment_find(&self, key: &FragmentKey) -> Option<Fragment> {
         self.gateway.fragments.borrow().get(key).copied()
+    }
+
+    fn host_port(&self, port: u16) -> Option<*mut HostPort> {
+        let mut ports = self.gateway.host_ports.borrow_mut();
+        Some(ports.entry(port).or_default().get())
     }
 
     fn checked(&self, place: u32) -> Option<*mut Checked> {

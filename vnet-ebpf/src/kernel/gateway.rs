@@ -14,7 +14,8 @@ use aya_ebpf::{
     },
 };
 use vnet_common::{
-    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowTags, NatCounters, NatMatchKey, NatRule,
+    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowTags, HostPort, NatCounters, NatMatchKey,
+    NatRule,
     flow::{is_v4, mapped},
     nat::{self, NAT_MATCH_BITS},
 };
@@ -32,8 +33,8 @@ use vnet_ebpf::{
 use super::{
     maps::{
         BINDINGS, CHECKED, EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS, FLOW_SEED,
-        FLOW_TAGS, FLOWS, FRAGMENTS, ICMP_LIMIT, NAT_COUNTERS, NAT_MATCH, NAT_RULES, PORT_FLOWS,
-        WORK,
+        FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, ICMP_LIMIT, NAT_COUNTERS, NAT_MATCH, NAT_RULES,
+        PORT_FLOWS, WORK,
     },
     tables::{Kernel, atomic_add},
 };
@@ -478,6 +479,11 @@ impl Gateway for Kernel {
     fn fragment_find(&self, key: &FragmentKey) -> Option<Fragment> {
         // SAFETY: copied at once; what replaces it meanwhile is checked by its tag.
         unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn host_port(&self, port: u16) -> Option<*mut HostPort> {
+        HOST_PORTS.get_ptr_mut(u32::from(port))
     }
 
     #[inline(always)]

@@ -12,7 +12,7 @@ use vnet_common::{
     MacDenyKey, Member, NatCounters, NatMatchKey, NatRule, PortConf, PortMacKey, PortReport,
     PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
     event::{EVENT_KINDS, EventLimit},
-    flow::FlowCounters,
+    flow::{FlowCounters, HostPort},
     nat,
 };
 use vnet_ebpf::{
@@ -129,6 +129,11 @@ pub static FLOW_AGEING: Array<FlowAgeing, 1> = Array::new();
 /// Flows of packets that come in fragments; the oldest go first.
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 16384> = LruHashMap::new();
+
+/// When the host last used its ports, by port.
+#[btf_map]
+pub static HOST_PORTS: Array<HostPort, { vnet_common::flow::HOST_PORTS as usize }, MAPPED> =
+    Array::new();
 
 /// Ways out that were looked up lately; see `vnet_ebpf::gateway::Checked`.
 #[btf_map]

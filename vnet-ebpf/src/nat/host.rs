@@ -1,13 +1,12 @@
 //! The host's own connections out of the addresses that it shares with mappings: they are never taken
 //! over.
 
-use vnet_common::{
-    Addr, FlowKey, FlowState,
-    flow::{FLOW_HOST, FlowEntry},
-};
+use core::ptr;
+
+use vnet_common::{FlowKey, FlowState};
 
 use crate::{
-    flow::table::NO_FLOW,
+    flow::{state::is_stale, table::NO_FLOW},
     gateway::{Gateway, Work},
     ip::{Icmp, Ip, TCP_ACK, TCP_SYN, proto},
 };
@@ -23,35 +22,41 @@ pub const fn may_begin(ip: &Ip) -> bool {
     }
 }
 
-/// Writes the key that notes that the host uses a port of one of its addresses: one without a remote
-/// end, which no packet has.
+/// Where is noted when the host last used a port; `None` for protocols without any.
 #[inline(always)]
-pub fn used_key(key: &mut FlowKey, addr: &Addr, port: u16, proto: u8) {
-    key.src = [0; 16];
-    key.dst = *addr;
-    key.sport = 0;
-    key.dport = port;
-    key.segment = 0;
-    key.proto = proto;
-    key.reserved = 0;
+fn place<G: Gateway + ?Sized>(port: u16, proto: u8, gateway: &G) -> Option<*mut u32> {
+    let uses = gateway.host_port(port)?;
+    // SAFETY: map memory.
+    unsafe {
+        match proto {
+            proto::TCP => Some(&raw mut (*uses).tcp_s),
+            proto::UDP => Some(&raw mut (*uses).udp_s),
+            proto::ICMP | proto::ICMPV6 => Some(&raw mut (*uses).echo_s),
+            _ => None,
+        }
+    }
 }
 
-/// Whether the host has lately sent from a port of one of its addresses.
+/// Whether the host has lately begun a connection from one of its ports. A socket shows that only for
+/// the remote end that it is connected to, and an echo has none.
 #[inline(always)]
-pub fn uses<G: Gateway + ?Sized>(
-    work: &mut Work,
-    addr: &Addr,
-    port: u16,
-    proto: u8,
-    gateway: &G,
-) -> bool {
-    used_key(&mut work.key, addr, port, proto);
-    gateway.find_flow(&work.key) != NO_FLOW
+pub fn uses<G: Gateway + ?Sized>(port: u16, proto: u8, gateway: &G) -> bool {
+    let (Some(conf), Some(seen)) = (gateway.switch(), place(port, proto, gateway)) else {
+        return false;
+    };
+    // SAFETY: map memory; one aligned word.
+    let seen_s = unsafe { ptr::read_volatile(seen) };
+    let state = if proto == proto::TCP {
+        FlowState::Established
+    } else {
+        FlowState::TwoWay
+    };
+    let timeout_s = conf.timeouts.of(proto, state as u8);
+    seen_s != 0 && !is_stale(seen_s, gateway.now_s(), timeout_s)
 }
 
 /// Ends a VM's connection whose answers would be taken for those to the host's packet in `work.ip`, and
-/// notes that the host uses its port. A socket shows that only for the remote end that it is connected
-/// to, and an echo has none.
+/// notes that the host uses its port.
 #[inline(always)]
 pub fn claim<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     let own = &work.ip.key;
@@ -69,25 +74,13 @@ pub fn claim<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
         work.index = index;
         gateway.close(work);
     }
-    let Work { ip, key, .. } = work;
-    used_key(key, &ip.key.src, ip.key.sport, ip.key.proto);
-    let index = gateway.find_flow(&work.key);
     let now_s = gateway.now_s();
-    if let Some(entry) = gateway.flow(index) {
-        // SAFETY: the table's own entry; one aligned word.
-        unsafe { (*entry).seen_s = now_s };
-        return;
+    if let Some(seen) = place(work.ip.key.sport, work.ip.key.proto, gateway) {
+        // SAFETY: map memory; one aligned word. Written once a second: it is shared by all CPUs.
+        unsafe {
+            if ptr::read_volatile(seen) != now_s {
+                ptr::write_volatile(seen, now_s);
+            }
+        }
     }
-    work.forward = FlowEntry::default();
-    work.forward.key = work.key;
-    work.forward.seen_s = now_s;
-    work.forward.created_s = now_s;
-    work.forward.peer = NO_FLOW;
-    work.forward.flags = FLOW_HOST;
-    work.forward.state = if work.key.proto == proto::TCP {
-        FlowState::Established as u8
-    } else {
-        FlowState::TwoWay as u8
-    };
-    gateway.insert_flow(work, false);
 }

@@ -133,9 +133,7 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
             if !gateway.binding_look(&work.binding_key, &mut work.binding) {
                 return refused;
             }
-        } else if own
-            && (gateway.host_socket(&key) || uses(work, &key.dst, key.dport, key.proto, gateway))
-        {
+        } else if own && (gateway.host_socket(&key) || uses(key.dport, key.proto, gateway)) {
             return Outcome::STACK;
         }
     }

@@ -329,11 +329,8 @@ fn is_free<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> bool
     let Some(rule) = gateway.nat_rule(work.generation, work.source_rule) else {
         return false;
     };
-    if rule.flags & NAT_OWN_ADDRESS != 0 {
-        let (addr, proto) = (work.source, work.ip.key.proto);
-        if uses(work, &addr, port, proto, gateway) {
-            return false;
-        }
+    if rule.flags & NAT_OWN_ADDRESS != 0 && uses(port, work.ip.key.proto, gateway) {
+        return false;
     }
     reply_key(work, port);
     if rule.flags & NAT_OWN_ADDRESS != 0 && gateway.host_socket(&work.key) {
