@@ -13,10 +13,10 @@ use crate::{
     report::{Aim, Bound, number, table},
 };
 
-/// Flows that there is room for.
-const ROOM: u32 = 1 << 20;
+/// Flows that there is room for: the default size of the table.
+const ROOM: u32 = 1 << 18;
 /// Flows of a round that find the port of the VM in use already.
-const FLOWS: u32 = 16 * PORTS;
+const FLOWS: u32 = 8 * PORTS;
 /// How often a round sends flows from ports that are not in use: there are only so many at once.
 const TIMES: u32 = 4;
 
