@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use vnet_common::{
     Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowState,
-    flow::{FLOW_BLOCK, FLOW_BOUND, FLOW_BUSY, FLOW_CONTACT, FLOW_PORT, FLOW_REPLY},
+    flow::{FLOW_BLOCK, FLOW_BOUND, FLOW_BUSY, FLOW_CONTACT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY},
     nat::BindingKind,
 };
 
@@ -79,7 +79,7 @@ pub struct Connections {
     pub mappings: BTreeMap<Mapping, Binding>,
     /// How many the table says that there are.
     pub count: u32,
-    /// How many a port's count says that it has, where that is not zero.
+    /// How many a port's count says that its VM began, where that is not zero.
     pub owners: BTreeMap<u16, u32>,
     /// Which ports the host has begun connections from, and when: TCP, UDP, echo.
     pub host_ports: BTreeMap<u16, [u32; 3]>,
@@ -170,7 +170,8 @@ impl Connections {
                 "{entry:?} and {:?} are not each other's",
                 peer.entry
             );
-            if entry.flags & FLOW_REPLY == 0 {
+            // A VM's quota is for what it began.
+            if entry.flags & (FLOW_REPLY | FLOW_INSIDE) == FLOW_INSIDE {
                 *owners.entry(entry.owner).or_default() += 1;
             }
             for mapping in held_by(entry, &peer.entry) {

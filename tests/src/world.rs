@@ -17,8 +17,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnet::IpNet;
-use vnet_common::{Addr, Mac, flow::mapped};
-use vnet_ebpf::gateway::{Route, RouteKind};
+use vnet_common::{Addr, FlowKey, Mac, flow::mapped};
+use vnet_ebpf::gateway::{HostSocket, Route, RouteKind};
 use vnet_user::config::MacAddr;
 
 use crate::{machine::begins_alike, setup::Devices};
@@ -49,6 +49,8 @@ pub enum Fact {
     Neighbour(IpAddr, Mac, String),
     /// A socket that takes what comes to an address and port; TCP ones listen.
     Socket(u8, SocketAddr),
+    /// A UDP socket that is connected to a remote end.
+    Connected(SocketAddr, SocketAddr),
 }
 
 /// A line of a fixture: something is so, or no longer.
@@ -94,6 +96,7 @@ fn parse_line(line: &str) -> Result<Line> {
             Fact::Neighbour(ip.parse()?, mac.octets(), (*dev).to_owned())
         }
         ("socket", ["udp", at]) => Fact::Socket(17, at.parse()?),
+        ("socket", ["udp", at, "to", to]) => Fact::Connected(at.parse()?, to.parse()?),
         ("socket", ["tcp", at]) => Fact::Socket(6, at.parse()?),
         _ => bail!("nothing is said so"),
     };
@@ -158,13 +161,27 @@ impl Routing {
         })
     }
 
-    /// Whether a socket takes what comes to an address and port.
+    /// Which socket takes a packet.
     #[must_use]
-    pub fn has_socket(&self, proto: u8, dst: &Addr, port: u16) -> bool {
-        self.facts.iter().any(|fact| match fact {
-            Fact::Socket(of, at) => *of == proto && addr(at.ip()) == *dst && at.port() == port,
-            _ => false,
-        })
+    pub fn socket(&self, key: &FlowKey) -> HostSocket {
+        let is = |at: &SocketAddr, ip: &Addr, port| addr(at.ip()) == *ip && at.port() == port;
+        let mut found = HostSocket::None;
+        for fact in &self.facts {
+            match fact {
+                Fact::Connected(at, to)
+                    if key.proto == 17
+                        && is(at, &key.dst, key.dport)
+                        && is(to, &key.src, key.sport) =>
+                {
+                    return HostSocket::Connected;
+                }
+                Fact::Socket(proto, at) if *proto == key.proto && is(at, &key.dst, key.dport) => {
+                    found = HostSocket::Open;
+                }
+                _ => {}
+            }
+        }
+        found
     }
 
     /// What `bpf_fib_lookup` says of a packet to `dst` that comes in by `ifindex`

@@ -386,11 +386,12 @@ pub fn is_guarded<W: Window + ?Sized, T: Tables + ?Sized>(
     let source = match frame.ether_type {
         ip::IPV4 => match window.at::<4>(l3 + 12) {
             Some(v4) => mapped(*v4),
-            None => return false,
+            // What cannot be looked at is not let out.
+            None => return true,
         },
         ip::IPV6 => match window.at::<16>(l3 + 8) {
             Some(v6) => *v6,
-            None => return false,
+            None => return true,
         },
         _ => return false,
     };

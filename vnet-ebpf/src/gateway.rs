@@ -62,6 +62,18 @@ impl Route {
     };
 }
 
+/// A socket of the host.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostSocket {
+    /// There is none.
+    None = 0,
+    /// It takes what anybody sends: it listens, or is not connected.
+    Open = 1,
+    /// It is connected to the very remote end.
+    Connected = 2,
+}
+
 /// Key of a fragmented packet, in the map `fragments`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -206,6 +218,8 @@ pub struct Work {
     pub generation: u32,
     /// Index of the entry of its direction, once it is in the table.
     pub index: u32,
+    /// Tag of a connection's entry that is to end, at `index`.
+    pub tag: u32,
     /// Most bytes of its connection's packets, for an ICMP error.
     pub mtu: u32,
     /// Bytes that it, or each segment of it, has from the IP header on.
@@ -273,8 +287,8 @@ pub trait Gateway: Effects + FlowTable {
     fn find_flow(&self, key: &FlowKey) -> u32;
     /// Asks the host's routing where packets of `key` go that come in by `ifindex`.
     fn route(&self, ifindex: u32, key: &FlowKey, route: &mut Route);
-    /// Whether a socket of the host takes packets with this key.
-    fn host_socket(&self, key: &FlowKey) -> bool;
+    /// Which socket of the host takes packets with this key.
+    fn host_socket(&self, key: &FlowKey) -> HostSocket;
     /// The rule with this id.
     fn nat_rule(&self, generation: u32, id: u16) -> Option<&NatRule>;
     /// What the longest prefix of `key` stands for.
@@ -288,6 +302,9 @@ pub trait Gateway: Effects + FlowTable {
     /// Gives back a hold of the mapping of `key` to `addr` and `port`; true when it was the last,
     /// and the mapping is gone.
     fn binding_release(&self, key: &BindingKey, addr: &Addr, port: u16) -> bool;
+    /// Takes a mapping away, whoever holds it: their releases find another one, or none, and change
+    /// nothing.
+    fn binding_forget(&self, key: &BindingKey);
     /// Runs [`crate::nat::ports::try_one`] up to `times` times, until it says that it is done.
     fn search_port(&self, work: &mut Work, times: u32);
     /// A random number.

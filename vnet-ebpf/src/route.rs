@@ -167,10 +167,11 @@ pub fn begin_related<G: Gateway + ?Sized>(
         *change = Change::NONE;
         change.src = work.ip.key.src;
         change.dst = work.ip.key.dst;
+        // It goes to where the packet that it embeds came from.
+        if work.ip.key.dst != (*entry).key.dst {
+            return None;
+        }
         if flags & FLOW_DNAT != 0 {
-            if work.ip.key.dst != (*entry).key.dst {
-                return None;
-            }
             change.dst = work.key.src;
         }
         if flags & FLOW_SNAT != 0 {

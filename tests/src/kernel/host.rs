@@ -94,6 +94,16 @@ impl Host {
                 let mac = mac.join(":");
                 format!("neigh {verb} {ip} lladdr {mac} dev {dev} nud permanent")
             }
+            Fact::Connected(at, to) => {
+                if !line.add {
+                    self.sockets.retain(|(fact, _)| *fact != line.fact);
+                    return Ok(());
+                }
+                let socket = UdpSocket::bind(at).context("opening a socket")?;
+                socket.connect(to).context("connecting a socket")?;
+                self.sockets.push((line.fact.clone(), Socket::Udp(socket)));
+                return Ok(());
+            }
             Fact::Socket(proto, at) => {
                 if !line.add {
                     self.sockets.retain(|(fact, _)| *fact != line.fact);

@@ -2,7 +2,9 @@
 //! connections out of those: as the programs `tc_ingress`, `tc_flow` and `tc_egress` do it, with what
 //! is between them and the pure steps.
 
-use vnet_common::{DropReason, FlowKey, PortKind, nat::NatMatch, port, switch::SWITCH_ANSWERS};
+use vnet_common::{
+    DropReason, FlowKey, NO_SLOT, PortKind, nat::NatMatch, port, switch::SWITCH_ANSWERS,
+};
 use vnet_ebpf::{
     answer::{ADVERTISEMENT_LEN, ARP, ARP_LEN, advertisement, arp_reply, asks_for},
     decide::Plan,
@@ -45,7 +47,10 @@ impl Machine {
         let index = route::look(plan, meta, skb, self, &mut ip);
         settle_source(plan, meta, self);
         if index == NO_FLOW {
-            return self.go_on(plan, meta, skb);
+            return match self.answer(plan, meta, skb) {
+                Some(action) => action,
+                None => self.go_on(plan, meta, skb),
+            };
         }
         let mut change = Change {
             index,
@@ -215,7 +220,10 @@ impl Machine {
     pub(super) fn answer(&self, plan: &Plan, meta: &Meta, skb: &mut Skb<'_>) -> Option<Action> {
         let conf = self.switch()?;
         let answers = conf.flags[(conf.generation & 1) as usize] & SWITCH_ANSWERS != 0;
-        if plan.port.kind != PortKind::Uplink || !is_group(plan.frame.dst) || !answers {
+        let asks = is_group(plan.frame.dst)
+            || plan.frame.ether_type == ARP
+            || (plan.frame.ether_type == IPV6 && plan.stack_slot != NO_SLOT);
+        if plan.port.kind != PortKind::Uplink || !asks || !answers {
             return None;
         }
         skb.pull(ASKED);

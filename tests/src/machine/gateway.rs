@@ -14,7 +14,9 @@ use vnet_common::{
 };
 use vnet_ebpf::{
     flow::table::{FlowTable, find},
-    gateway::{CHECKED, Checked, FlowCount, Fragment, FragmentKey, Gateway, Route, Work},
+    gateway::{
+        CHECKED, Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, Work,
+    },
     nat::{close, ports},
     rate,
 };
@@ -244,10 +246,8 @@ impl Gateway for Machine {
         });
     }
 
-    fn host_socket(&self, key: &FlowKey) -> bool {
-        self.gateway
-            .routing
-            .has_socket(key.proto, &key.dst, key.dport)
+    fn host_socket(&self, key: &FlowKey) -> HostSocket {
+        self.gateway.routing.socket(key)
     }
 
     fn nat_rule(&self, generation: u32, id: u16) -> Option<&NatRule> {
@@ -292,6 +292,10 @@ impl Gateway for Machine {
         }
         bindings.insert(key.into(), *binding);
         true
+    }
+
+    fn binding_forget(&self, key: &BindingKey) {
+        self.gateway.bindings.borrow_mut().remove(&key.into());
     }
 
     fn binding_release(&self, key: &BindingKey, addr: &Addr, port: u16) -> bool {

@@ -129,6 +129,27 @@ const fn is_after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 
+/// Bytes by which a FIN may be ahead of the data that was seen before it: it may have overtaken some.
+const AHEAD: u32 = 1 << 16;
+
+/// Whether a sequence number is one that its sender can have come to: not behind what was acknowledged,
+/// and not far ahead of what was sent. A forged one that is guessed is so once in 10⁴ times
+/// (RFC 5961, 1.2; RFC 7857, 2.2).
+///
+/// # Safety
+/// `entry` and `peer` are valid.
+#[inline(always)]
+unsafe fn is_in_window(entry: *mut FlowEntry, peer: *mut FlowEntry, seq: u32) -> bool {
+    // SAFETY: the caller's promise.
+    let (end, acked) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*entry).seq_end),
+            ptr::read_volatile(&raw const (*peer).ack),
+        )
+    };
+    !is_after(acked, seq) && !is_after(seq, end.wrapping_add(AHEAD))
+}
+
 /// The state after a packet that is not steady. Marks a FIN in the direction's flags.
 ///
 /// # Safety
@@ -205,6 +226,10 @@ unsafe fn advance_tcp(
         };
     }
     if tcp & TCP_FIN != 0 {
+        // SAFETY: the caller's promise.
+        if flags & FLOW_INSIDE == 0 && !unsafe { is_in_window(entry, peer, ip.seq) } {
+            return state;
+        }
         // SAFETY: the caller's promise.
         unsafe { ptr::write_volatile(&raw mut (*entry).flags, flags | FLOW_FIN) };
         return match state {

@@ -1,12 +1,13 @@
 //! Answers to ARP and neighbour solicitations at TC.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_change_tail};
-use vnet_common::{PortKind, nat::NatMatch, switch::SWITCH_ANSWERS};
+use vnet_common::{NO_SLOT, PortKind, nat::NatMatch, switch::SWITCH_ANSWERS};
 use vnet_ebpf::{
     answer::{ADVERTISEMENT_LEN, ARP, ARP_LEN, advertisement, arp_reply, asks_for},
     decide::Plan,
     forward::{Action, Exit},
     frame::is_group,
+    ip::IPV6,
     nat::rules::look_up,
     tables::{Effects as _, Tables as _},
     window::Window as _,
@@ -18,11 +19,14 @@ use super::{
     tc::{PASS, Skb, pack, store},
 };
 
-/// Whether the frame under way may be a question that is answered here.
+/// Whether the frame under way may be a question that is answered here: one to everybody, or one to the
+/// host by somebody who asks again (RFC 4861, 7.3.3). Solicitations to the host are IP packets to it.
 #[inline(always)]
 pub fn may_ask(plan: &Plan, kernel: &Kernel) -> bool {
     matches!(plan.port.kind, PortKind::Uplink)
-        && is_group(plan.frame.dst)
+        && (is_group(plan.frame.dst)
+            || plan.frame.ether_type == ARP
+            || (plan.frame.ether_type == IPV6 && plan.stack_slot != NO_SLOT))
         && kernel.switch().is_some_and(|conf| {
             let flags = if conf.generation & 1 == 0 {
                 conf.flags[0]

@@ -5,7 +5,7 @@ use core::{ffi::c_void, intrinsics};
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NO_SRC_ADDR, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as FibParams, bpf_sock_tuple,
+        BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as FibParams, bpf_sock, bpf_sock_tuple,
     },
     btf_maps::lpm_trie::Key,
     helpers::{
@@ -22,7 +22,9 @@ use vnet_common::{
 use vnet_ebpf::{
     decide::Plan,
     flow::table::{self, FlowTable, Inserted},
-    gateway::{Checked, FlowCount, Fragment, FragmentKey, Gateway, Route, RouteKind, Work},
+    gateway::{
+        Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, RouteKind, Work,
+    },
     ip::proto,
     nat::{Outcome, Step, ports},
     rate,
@@ -204,9 +206,12 @@ fn ask_route(ctx: *mut c_void, ifindex: u32, key: &FlowKey, route: &mut Route) {
     }
 }
 
-/// Whether a socket of the host takes packets with this key.
+/// Which socket of the host takes packets with this key: a [`HostSocket`]'s number, for a subprogram
+/// returns numbers.
 #[inline(never)]
-fn host_socket(ctx: *mut c_void, key: &FlowKey) -> bool {
+fn host_socket(ctx: *mut c_void, key: &FlowKey) -> u32 {
+    /// `BPF_TCP_LISTEN`.
+    const LISTEN: u32 = 10;
     // SAFETY: plain data.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
     let size = if is_v4(&key.src) {
@@ -232,17 +237,36 @@ fn host_socket(ctx: *mut c_void, key: &FlowKey) -> bool {
     };
     // SAFETY: the context is the program's; what is found is given back at once.
     unsafe {
-        let socket: *mut c_void = match key.proto {
-            proto::TCP => bpf_skc_lookup_tcp(ctx, &raw mut tuple, size, CURRENT_NETNS, 0).cast(),
-            proto::UDP => bpf_sk_lookup_udp(ctx, &raw mut tuple, size, CURRENT_NETNS, 0).cast(),
-            _ => return false,
-        };
-        if socket.is_null() {
-            return false;
+        match key.proto {
+            proto::TCP => {
+                let socket = bpf_skc_lookup_tcp(ctx, &raw mut tuple, size, CURRENT_NETNS, 0);
+                if socket.is_null() {
+                    return HostSocket::None as u32;
+                }
+                let listens = (*socket.cast::<bpf_sock>()).state == LISTEN;
+                bpf_sk_release(socket.cast());
+                if listens {
+                    HostSocket::Open as u32
+                } else {
+                    HostSocket::Connected as u32
+                }
+            }
+            proto::UDP => {
+                let socket = bpf_sk_lookup_udp(ctx, &raw mut tuple, size, CURRENT_NETNS, 0);
+                if socket.is_null() {
+                    return HostSocket::None as u32;
+                }
+                let is_connected = (*socket).dst_port != 0;
+                bpf_sk_release(socket.cast());
+                if is_connected {
+                    HostSocket::Connected as u32
+                } else {
+                    HostSocket::Open as u32
+                }
+            }
+            _ => HostSocket::None as u32,
         }
-        bpf_sk_release(socket);
     }
-    true
 }
 
 /// A step of the search for a port: the work is this CPU's.
@@ -263,6 +287,9 @@ fn count_rule(rule: u16, change: impl FnOnce(&mut NatCounters)) {
     }
 }
 
+/// Tries to hold a mapping that other CPUs are holding at the same instant.
+const HOLD_TRIES: u32 = 16;
+
 /// Takes or only looks at a mapping: reads it to `binding` and says whether it is there.
 #[inline(never)]
 fn read_binding(key: &BindingKey, binding: &mut Binding, hold: bool) -> bool {
@@ -276,16 +303,22 @@ fn read_binding(key: &BindingKey, binding: &mut Binding, hold: bool) -> bool {
         loop {
             let count = core::ptr::read_volatile(refs);
             // Whoever brought it to zero takes it away: it is nobody's any more.
-            if count == 0 || tries >= 4 {
+            if count == 0 || tries >= HOLD_TRIES {
                 return false;
             }
             if !hold || exchange(refs, count, count + 1) {
-                *binding = core::ptr::read(value);
-                return true;
+                break;
             }
             tries += 1;
         }
+        *binding = core::ptr::read(value);
+        // The memory of a mapping that went meanwhile may be another one's by now.
+        if hold && BINDINGS.get_ptr_mut(key) != Some(value) {
+            atomic_add(refs, -1);
+            return false;
+        }
     }
+    true
 }
 
 /// Gives back a hold; true when it was the last.
@@ -356,8 +389,12 @@ impl Gateway for Kernel {
     }
 
     #[inline(always)]
-    fn host_socket(&self, key: &FlowKey) -> bool {
-        host_socket(self.ctx, key)
+    fn host_socket(&self, key: &FlowKey) -> HostSocket {
+        match host_socket(self.ctx, key) {
+            0 => HostSocket::None,
+            1 => HostSocket::Open,
+            _ => HostSocket::Connected,
+        }
     }
 
     #[inline(always)]
@@ -389,6 +426,11 @@ impl Gateway for Kernel {
     #[inline(always)]
     fn binding_release(&self, key: &BindingKey, addr: &Addr, port: u16) -> bool {
         release_binding(key, addr, port)
+    }
+
+    #[inline(always)]
+    fn binding_forget(&self, key: &BindingKey) {
+        let _ = BINDINGS.remove(key);
     }
 
     #[inline(always)]

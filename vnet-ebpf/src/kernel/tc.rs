@@ -26,7 +26,7 @@ use vnet_ebpf::{
     forward::{Action, Exit, Flood, Packet, forward},
     frame::{ETH_LEN, TAG_LEN},
     gateway::Gateway as _,
-    ip::{IPV4, IPV4_LEN, IPV6, Icmp, Ip, Part},
+    ip::{IPV4, IPV4_LEN, IPV6, IPV6_LEN, Icmp, Ip, Part},
     meta::{Hook, Meta, Tag, is_kernel_tpid},
     nat::{Outcome, Step, host},
     route,
@@ -41,8 +41,8 @@ use super::{
 };
 
 /// Bytes that are wanted in the linear head: the header and the tags behind it, two when the host put
-/// them there itself.
-const WANTED: u32 = (ETH_LEN + 2 * TAG_LEN) as u32;
+/// them there itself, and the longest IP header, whose source may be one that must not leave.
+const WANTED: u32 = (ETH_LEN + 2 * TAG_LEN + IPV6_LEN) as u32;
 
 /// As [`WANTED`], for packets that may have to be routed: as far as a TCP header's flags, behind the
 /// longest IPv4 header.
@@ -369,6 +369,12 @@ fn route_on(ctx: &TcContext, meta: &Meta, plan: &Plan, change: &mut Change) -> i
     let index = route_look(raw);
     settle_source(plan, meta, &kernel);
     if index == NO_FLOW {
+        if super::answer::may_ask(plan, &kernel) {
+            let word = super::answer::answer(raw);
+            if word != PASS {
+                return finish(&Skb { skb: raw }, unpack(word));
+            }
+        }
         // SAFETY: goes on in another program with this one's context, or comes back.
         unsafe { FLOW_PROGRAMS.tail_call(ctx, TC_FLOW) };
         // Nobody may pass because a program is missing.

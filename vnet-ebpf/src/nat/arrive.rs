@@ -112,18 +112,34 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     if index == NO_FLOW || expire(work, index, gateway) {
         return Outcome::GO_ON;
     }
-    work.index = index;
-    let outcome = renew(work, plan, gateway);
-    if outcome == Outcome::STACK {
-        // Not what it was: the packet is decided as if it were the first.
-        gateway.close(work);
-        return Outcome::GO_ON;
-    }
+    let outcome = stands(work, index, true, plan, gateway);
     if outcome == Outcome::GO_ON {
         Outcome::SEND
+    } else if outcome == Outcome::STACK {
+        Outcome::GO_ON
     } else {
         outcome
     }
+}
+
+/// Whether the flow at `index` stands: [`Outcome::GO_ON`]. One that is not what it was ends, and its
+/// packet is decided as if it were the first: [`Outcome::STACK`].
+#[inline(always)]
+fn stands<G: Gateway + ?Sized>(
+    work: &mut Work,
+    index: u32,
+    learn: bool,
+    plan: &Plan,
+    gateway: &G,
+) -> Outcome {
+    work.index = index;
+    let tag = tag_of(gateway, index);
+    let outcome = renew(work, learn, plan, gateway);
+    if outcome == Outcome::STACK {
+        work.tag = tag;
+        gateway.close(work);
+    }
+    outcome
 }
 
 /// Takes on the connection that the packet begins.
@@ -227,15 +243,21 @@ fn fragment_key(work: &Work) -> FragmentKey {
 
 /// The flow that a later fragment's first one belonged to.
 #[inline(always)]
-pub fn later_fragment<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+pub fn later_fragment<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
     let key = fragment_key(work);
     match gateway.fragment_find(&key) {
         Some(fragment)
             if gateway.now_s().saturating_sub(fragment.seen_s) <= FRAGMENT_S
                 && tag_of(gateway, fragment.index) == fragment.tag =>
         {
-            work.index = fragment.index;
-            Outcome::FRAGMENT
+            if expire(work, fragment.index, gateway) {
+                return Outcome::GO_ON;
+            }
+            match stands(work, fragment.index, false, plan, gateway) {
+                Outcome::GO_ON => Outcome::FRAGMENT,
+                Outcome::STACK => Outcome::GO_ON,
+                refused => refused,
+            }
         }
         _ => Outcome::GO_ON,
     }
@@ -290,6 +312,7 @@ pub fn of_nobody<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
 #[inline(always)]
 pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
     work: &mut Work,
+    plan: &Plan,
     window: &W,
     gateway: &G,
 ) -> Outcome {
@@ -309,9 +332,13 @@ pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
         reserved: 0,
     };
     let index = gateway.find_flow(&work.key);
-    if index == NO_FLOW {
+    if index == NO_FLOW || expire(work, index, gateway) {
         return Outcome::GO_ON;
     }
-    work.index = index;
-    Outcome::RELATED
+    // Whoever sends an error need not be where the connection's own packets come from.
+    match stands(work, index, false, plan, gateway) {
+        Outcome::GO_ON => Outcome::RELATED,
+        Outcome::STACK => Outcome::GO_ON,
+        refused => refused,
+    }
 }

@@ -5,8 +5,8 @@ use core::ptr;
 use vnet_common::{
     EventKind, FlowState,
     flow::{
-        FLOW_BLOCK, FLOW_BOUND, FLOW_BUCKET, FLOW_BUSY, FLOW_CONTACT, FLOW_DNAT, FLOW_PORT,
-        FLOW_REPLY, FLOW_SNAT,
+        FLOW_BLOCK, FLOW_BOUND, FLOW_BUCKET, FLOW_BUSY, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE,
+        FLOW_PORT, FLOW_REPLY, FLOW_SNAT,
     },
     nat::BindingKind,
 };
@@ -21,20 +21,19 @@ use crate::{
     gateway::{FlowCount, Gateway, Work},
 };
 
-/// Ends the connection with an entry at `work.index`: both entries, its mappings' holds, its counts.
-/// False when another CPU was faster. Uses `work.forward`, `reply`, `binding_key` and `event`.
+/// Ends the connection with an entry at `work.index` whose tag is `work.tag`: both entries, its mappings'
+/// holds, its counts. False when another CPU was faster, or is still making it. Uses `work.forward`,
+/// `reply`, `binding_key` and `event`.
 #[inline(always)]
 pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
-    let index = work.index;
+    let (index, tag) = (work.index, work.tag);
     let Some(entry) = gateway.flow(index) else {
         return false;
     };
     // SAFETY: the table's own entries, here and below.
     let (peer_index, is_reply) = unsafe { ((*entry).peer, (*entry).flags & FLOW_REPLY != 0) };
     let Some(peer) = gateway.flow(peer_index) else {
-        // One of the host's own stands alone.
-        let tag = tag_of(gateway, index);
-        return remove(gateway, index, tag);
+        return false;
     };
     let (first, second) = if is_reply {
         (peer, entry)
@@ -51,16 +50,14 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     } else {
         (&work.forward, &work.reply)
     };
-    let tag = tag_of(gateway, index);
-    if tag != places(gateway, &own.key).tag || !remove(gateway, index, tag) {
+    // The two name each other, unless one of them is another connection's by now or is not yet
+    // entered.
+    if other.peer != index || tag != places(gateway, &own.key).tag || !remove(gateway, index, tag) {
         return false;
     }
-    // The other entry goes when it is this one's peer, and not somebody else's by now.
-    if other.peer == index {
-        let tag = tag_of(gateway, peer_index);
-        if tag == places(gateway, &other.key).tag {
-            remove(gateway, peer_index, tag);
-        }
+    let tag = tag_of(gateway, peer_index);
+    if peer_index != index && tag == places(gateway, &other.key).tag {
+        remove(gateway, peer_index, tag);
     }
     release(work, true, gateway);
     release(work, false, gateway);
@@ -71,7 +68,9 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
         release_block(work, of, gateway);
     }
     gateway.add_flow_count(-1);
-    gateway.add_owner_count(owner, -1);
+    if work.forward.flags & FLOW_INSIDE != 0 {
+        gateway.add_owner_count(owner, -1);
+    }
     gateway.count_flow(FlowCount::Ended, 0);
     if work.forward.rule != 0 {
         gateway.count_flow(FlowCount::RuleEnded, work.forward.rule);
@@ -142,12 +141,18 @@ fn release<G: Gateway + ?Sized>(work: &mut Work, first: bool, gateway: &G) {
     }
 }
 
-/// Whether a connection never had an answer, and may go for another one.
+/// Whether a connection never had an answer, and may go for another one. To what came from outside a VM's
+/// answer is none: whoever sent it may not be there.
 #[inline(always)]
-const fn is_unanswered(state: u8) -> bool {
+const fn is_unanswered(state: u8, flags: u16) -> bool {
     const ONE_WAY: u8 = FlowState::OneWay as u8;
     const SYN_SENT: u8 = FlowState::SynSent as u8;
-    matches!(state, ONE_WAY | SYN_SENT)
+    const SYN_RECEIVED: u8 = FlowState::SynReceived as u8;
+    match state {
+        ONE_WAY | SYN_SENT => true,
+        SYN_RECEIVED => flags & (FLOW_REPLY | FLOW_INSIDE) == 0,
+        _ => false,
+    }
 }
 
 /// Ends one connection without an answer among those in the buckets where the packet's own is to be.
@@ -165,12 +170,17 @@ pub fn evict<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
         let index = bucket
             .wrapping_mul(FLOW_BUCKET as u32)
             .wrapping_add((i % FLOW_BUCKET) as u32);
-        if tag_of(gateway, index) > 1
+        let tag = tag_of(gateway, index);
+        if tag > FLOW_BUSY
             && let Some(entry) = gateway.flow(index)
-            // SAFETY: the table's own entry; one byte.
-            && is_unanswered(unsafe { ptr::read_volatile(&raw const (*entry).state) })
+            // SAFETY: the table's own entry.
+            && unsafe {
+                let state = ptr::read_volatile(&raw const (*entry).state);
+                is_unanswered(state, ptr::read_volatile(&raw const (*entry).flags))
+            }
         {
             work.index = index;
+            work.tag = tag;
             if gateway.close(work) {
                 gateway.count_flow(FlowCount::Evicted, 0);
                 evicted = true;
@@ -190,6 +200,8 @@ pub fn expire<G: Gateway + ?Sized>(work: &mut Work, index: u32, gateway: &G) -> 
         return false;
     };
     let now_s = gateway.now_s();
+    // Before it is judged: what is ended is what was judged.
+    let tag = tag_of(gateway, index);
     // SAFETY: the table's own entries.
     let due = unsafe {
         let peer_seen_s = match gateway.flow((*entry).peer) {
@@ -198,10 +210,11 @@ pub fn expire<G: Gateway + ?Sized>(work: &mut Work, index: u32, gateway: &G) -> 
         };
         is_expired(&*entry, peer_seen_s, now_s, &conf.timeouts)
     };
-    if !due {
+    if !due || tag <= FLOW_BUSY {
         return false;
     }
     work.index = index;
+    work.tag = tag;
     gateway.close(work)
 }
 
@@ -223,9 +236,10 @@ pub fn sweep_bucket<G: Gateway + ?Sized>(work: &mut Work, bucket: u32, gateway: 
 /// Ends the connection at an index, unless it is another one than `tag` stands for by now.
 #[inline(always)]
 pub fn delete<G: Gateway + ?Sized>(work: &mut Work, index: u32, tag: u32, gateway: &G) -> bool {
-    if tag <= FLOW_BUSY || tag_of(gateway, index) != tag {
+    if tag <= FLOW_BUSY {
         return false;
     }
     work.index = index;
+    work.tag = tag;
     gateway.close(work)
 }

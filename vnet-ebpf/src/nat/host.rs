@@ -6,7 +6,10 @@ use core::ptr;
 use vnet_common::{FlowKey, FlowState};
 
 use crate::{
-    flow::{state::is_stale, table::NO_FLOW},
+    flow::{
+        state::is_stale,
+        table::{NO_FLOW, tag_of},
+    },
     gateway::{Gateway, Work},
     ip::{Icmp, Ip, TCP_ACK, TCP_SYN, proto},
 };
@@ -72,6 +75,7 @@ pub fn claim<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     let index = gateway.find_flow(&work.key);
     if index != NO_FLOW {
         work.index = index;
+        work.tag = tag_of(gateway, index);
         gateway.close(work);
     }
     let now_s = gateway.now_s();

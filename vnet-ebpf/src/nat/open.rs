@@ -23,8 +23,11 @@ use super::{
 use crate::{
     bytes::zero,
     decide::Plan,
-    flow::{state, table::Inserted},
-    gateway::{FlowCount, Gateway, RouteKind, Work},
+    flow::{
+        state,
+        table::{Inserted, NO_FLOW, remove, tag_of},
+    },
+    gateway::{FlowCount, Gateway, HostSocket, RouteKind, Work},
     ip::{Icmp, has_ports},
     tables::UNGUARDED,
 };
@@ -57,6 +60,13 @@ pub fn find_target<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome
             && (rule.via == 0 || work.inside || rule.via == work.at)
             && is_within(&key.src, &rule.from, rule.from_len)
         {
+            // What the host itself has begun from one of those ports is answered to the host.
+            if !work.inside
+                && rule.flags & NAT_OWN_ADDRESS != 0
+                && gateway.host_socket(key) == HostSocket::Connected
+            {
+                return Outcome::STACK;
+            }
             work.target = rule.internal;
             work.target_port = if rule.to_lo == rule.to_hi {
                 rule.to_lo
@@ -117,6 +127,11 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
     } else {
         Outcome::drop(DropReason::NatFiltered)
     };
+    // The host's own come first, whoever asks, also where they came after the mapping.
+    if own && (gateway.host_socket(&key) != HostSocket::None || uses(key.dport, key.proto, gateway))
+    {
+        return Outcome::STACK;
+    }
     // A port of one connection is for that one alone.
     if rule.flags & NAT_SYMMETRIC != 0 || matches!(rule.kind, NatKind::Dnat | NatKind::Static) {
         return refused;
@@ -133,8 +148,6 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
             if !gateway.binding_look(&work.binding_key, &mut work.binding) {
                 return refused;
             }
-        } else if own && (gateway.host_socket(&key) || uses(key.dport, key.proto, gateway)) {
-            return Outcome::STACK;
         }
     }
     work.target = mapping.addr;
@@ -193,9 +206,14 @@ pub fn find_route<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     if !matches!(work.route.kind, RouteKind::Out) {
         return elsewhere;
     }
-    // An interface that is none of the switch's is the host's business.
+    // An interface that is none of the switch's is the host's business, but not with a source that
+    // is to be translated.
     let Some(slot) = stack_slot(gateway, work.generation, work.route.ifindex) else {
-        return elsewhere;
+        return if translated {
+            elsewhere
+        } else {
+            untranslated(work, gateway)
+        };
     };
     let Some(via) = gateway.port(work.generation, slot) else {
         return elsewhere;
@@ -403,21 +421,29 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
         }
         if work.found.addr == work.source && work.found.rule_print == rule.print {
             ports::reply_key(work, port);
-            if rule.flags & NAT_OWN_ADDRESS != 0 && gateway.host_socket(&work.key) {
+            if rule.flags & NAT_OWN_ADDRESS != 0
+                && gateway.host_socket(&work.key) == HostSocket::Connected
+            {
                 // The host talks to that very remote end from that very port.
                 gateway.binding_release(&work.binding_key, &work.found.addr, port);
                 report_exhausted(work, gateway);
                 return exhausted;
             }
-            hold_external(work, port, gateway);
-            work.source_port = port;
-            work.flags |= FLOW_BOUND;
-            return Outcome::GO_ON;
+            external_key(work, port);
+            if gateway.binding_hold(&work.binding_key, &mut work.found) {
+                work.source_port = port;
+                work.flags |= FLOW_BOUND;
+                return Outcome::GO_ON;
+            }
+            // Its other half went this moment, and it goes too.
+            internal_key(work);
+            gateway.binding_release(&work.binding_key, &work.source, port);
+            return Outcome::drop(DropReason::NatTableFull);
         }
-        // The external address became another one, or the rule did: this mapping lives as long as
-        // its connections, and new ones cannot share it.
-        gateway.binding_release(&work.binding_key, &work.found.addr, port);
-        return exhausted;
+        // The external address became another one, or the rule did: the connections that it is for
+        // end with their next packets, and new ones take a new mapping.
+        gateway.binding_forget(&work.binding_key);
+        gateway.count_flow(FlowCount::PortReleased, work.source_rule);
     }
     let port = ports::take(work, rule, gateway);
     if port == 0 && work.search.raced != 0 {
@@ -485,12 +511,6 @@ fn external_key(work: &mut Work, port: u16) {
 }
 
 #[inline(always)]
-fn hold_external<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) {
-    external_key(work, port);
-    gateway.binding_hold(&work.binding_key, &mut work.found);
-}
-
-#[inline(always)]
 fn report_exhausted<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     gateway.count_flow(FlowCount::Exhausted, work.source_rule);
     report(work, EventKind::PortsExhausted, gateway);
@@ -554,6 +574,7 @@ pub fn find_room<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let Some(conf) = gateway.switch() else {
         return Outcome::drop(DropReason::PortUnknown);
     };
+    // Those that it began: with the others, anybody outside could use it up.
     if work.inside && gateway.owner_count(work.owner) >= conf.flow_quota {
         return over_quota(work, gateway);
     }
@@ -588,10 +609,6 @@ pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     };
     work.forward.owner = owner;
     work.reply.owner = owner;
-    if gateway.owner_count(owner) >= conf.flow_quota {
-        report(work, EventKind::FlowQuota, gateway);
-        return Outcome::refuse(DropReason::NatQuota, Tell::Prohibited);
-    }
     Outcome::GO_ON
 }
 
@@ -620,11 +637,11 @@ pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
         Inserted::Full => return Outcome::drop(DropReason::NatTableFull),
     };
     work.forward.peer = back;
+    let tag = tag_of(gateway, back);
     let forth = match gateway.insert_flow(work, false) {
         Inserted::At(index) => index,
         other => {
-            let tag = crate::flow::table::tag_of(gateway, back);
-            crate::flow::table::remove(gateway, back, tag);
+            remove(gateway, back, tag);
             return Outcome::drop(if matches!(other, Inserted::Full) {
                 DropReason::NatTableFull
             } else {
@@ -632,6 +649,7 @@ pub fn put<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
             });
         }
     };
+    // Until now nobody could end it.
     if let Some(reply) = gateway.flow(back) {
         // SAFETY: the table's own entry; one aligned word.
         unsafe { core::ptr::write_volatile(&raw mut (*reply).peer, forth) };
@@ -661,7 +679,9 @@ fn put_alone<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
 #[inline(always)]
 pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     gateway.add_flow_count(1);
-    gateway.add_owner_count(work.forward.owner, 1);
+    if work.forward.flags & FLOW_INSIDE != 0 {
+        gateway.add_owner_count(work.forward.owner, 1);
+    }
     gateway.count_flow(FlowCount::Created, 0);
     if work.forward.rule != 0 {
         gateway.count_flow(FlowCount::Hit, work.forward.rule);
@@ -687,13 +707,41 @@ pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
             ..BindingKey::default()
         };
         if !held || !gateway.binding_hold(&work.binding_key, &mut other) {
-            // It went this moment; its connection goes with it.
+            // It went this moment; its connection goes with it, and what it holds of it.
+            forget_bound(work, held, gateway);
+            work.tag = tag_of(gateway, work.index);
             gateway.close(work);
             return Outcome::drop(DropReason::NatNoMapping);
         }
     }
     report(work, EventKind::FlowNew, gateway);
     Outcome::SEND
+}
+
+/// Gives back what the packet's connection holds of a mapping that is going, so that its end does not.
+#[inline(always)]
+fn forget_bound<G: Gateway + ?Sized>(work: &mut Work, internal_held: bool, gateway: &G) {
+    let Some(reply) = gateway
+        .flow(work.index)
+        // SAFETY: the table's own entries.
+        .and_then(|entry| gateway.flow(unsafe { (*entry).peer }))
+    else {
+        return;
+    };
+    // SAFETY: as above.
+    unsafe { (*reply).flags &= !FLOW_BOUND };
+    if internal_held {
+        work.binding_key = BindingKey {
+            addr: work.target,
+            remote: [0; 16],
+            port: work.target_port,
+            segment: work.out_segment,
+            proto: work.ip.key.proto,
+            kind: BindingKind::Internal as u8,
+            rule: work.target_rule,
+        };
+        gateway.binding_release(&work.binding_key, &work.ip.key.dst, work.ip.key.dport);
+    }
 }
 
 /// Notes whom the source's mapping sends to, for address-dependent filtering.
@@ -786,6 +834,9 @@ fn fill(work: &mut Work, plan: &Plan, epoch: u32, now_s: u32) {
         back |= FLOW_SNAT;
     }
     zero(reply);
+    // Nobody can end it before it names the other one.
+    reply.peer = NO_FLOW;
+    forward.peer = NO_FLOW;
     reply.key.src = *target;
     reply.key.dst = *source;
     reply.key.sport = work.target_port;

@@ -9,7 +9,7 @@ use vnet_common::{
 use super::host::uses;
 use crate::{
     flow::table::NO_FLOW,
-    gateway::{Gateway, PortSearch, Work},
+    gateway::{Gateway, HostSocket, PortSearch, Work},
 };
 
 /// Tries that one packet may cost. With 99 of 100 ports taken, one in 30,000 searches finds none.
@@ -333,7 +333,7 @@ fn is_free<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> bool
         return false;
     }
     reply_key(work, port);
-    if rule.flags & NAT_OWN_ADDRESS != 0 && gateway.host_socket(&work.key) {
+    if rule.flags & NAT_OWN_ADDRESS != 0 && gateway.host_socket(&work.key) != HostSocket::None {
         return false;
     }
     work.binding_key = BindingKey {

@@ -102,9 +102,15 @@ pub fn mtu_of<G: Gateway + ?Sized>(
 }
 
 /// Looks the way out of the flow at `work.index` up again. [`Outcome::GO_ON`] when it stands;
-/// [`Outcome::STACK`] when the flow no longer is what it was and has to be decided anew.
+/// [`Outcome::STACK`] when the flow no longer is what it was and has to be decided anew. With `learn` the
+/// packet under way tells where its sender is now.
 #[inline(never)]
-pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+pub fn renew<G: Gateway + ?Sized>(
+    work: &mut Work,
+    learn: bool,
+    plan: &Plan,
+    gateway: &G,
+) -> Outcome {
     let Some(conf) = gateway.switch() else {
         return Outcome::STACK;
     };
@@ -185,7 +191,7 @@ pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         (*pointer).flags = work.forward.flags;
         (*pointer).resolved_s = now_s;
         (*pointer).epoch = epoch;
-        if work.inside {
+        if learn && work.inside {
             // A VM may have moved to another port, or have another address on its wire.
             (*peer).next_hop = plan.frame.src;
             (*peer).slot = plan.port.slot;
@@ -201,7 +207,7 @@ pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
 #[inline(always)]
 fn note_checked<G: Gateway + ?Sized>(work: &Work, mtu: u16, now_s: u32, gateway: &G) {
     let entry = &work.forward;
-    let Some((dst, src)) = ends(entry, &work.ip.key.dst) else {
+    let Some((dst, src)) = ends(entry, &entry.key.dst) else {
         return;
     };
     if entry.flags & FLOW_NEIGH != 0 {

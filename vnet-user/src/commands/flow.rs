@@ -32,6 +32,12 @@ fn flush(session: &mut Session, output: &Output, args: FlowArgs) -> Result<(), E
 fn filter(session: &Session, args: FlowArgs, doing: &str) -> Result<FlowFilter, Error> {
     session.need_up(doing)?;
     let filter = FlowFilter::from(args);
+    if let Some(id) = filter.rule {
+        let config = load(session)?;
+        if edits::find_nat(&config, id).is_none() {
+            return Err(edits::no_nat(&config, id).doing(doing));
+        }
+    }
     if let Some(vm) = &filter.vm {
         let config = load(session)?;
         if vm != session.switch() && config.port(vm).is_none() {

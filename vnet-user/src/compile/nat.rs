@@ -166,6 +166,12 @@ impl Compiler<'_> {
         let segment = self
             .gateway_of(&source)
             .map_or(NO_SEGMENT, |gateway| gateway.segment);
+        // What the host itself sends from outside is never to be kept in.
+        let mut held = self.facts.addresses.iter().map(|held| held.net.addr());
+        let is_inside = |addr: &IpAddr| self.gateway_of(&IpNet::from(*addr)).is_some();
+        if segment == NO_SEGMENT && held.any(|addr| source.contains(&addr) && !is_inside(&addr)) {
+            return;
+        }
         self.guards
             .entry(prefix(NatMatch::Guard, 0, &source))
             .or_insert_with(|| segment.into());
@@ -311,6 +317,8 @@ impl Compiler<'_> {
                 for way in self.ways_of(via) {
                     self.source(way, &internal.trunc(), 0, id);
                 }
+                // And back inside by an address of a rule that is for no uplink in particular.
+                self.source(NO_SLOT, &internal.trunc(), 0, id);
                 self.answer(via, first, last);
             }
         }

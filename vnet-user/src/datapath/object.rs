@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::MapInfo,
-    programs::{Program, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 use serde::{Deserialize, Serialize};
 use vnet_common::{
@@ -171,12 +171,30 @@ pub fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<()> {
     let program = ebpf
         .program_mut(name)
         .ok_or_else(|| anyhow!("the object holds no program {name}"))?;
-    match program {
-        Program::SchedClassifier(program) => program.load(),
-        Program::Xdp(program) => program.load(),
+    let mut load = || match program {
+        Program::SchedClassifier(program) => Ok(program.load()),
+        Program::Xdp(program) => Ok(program.load()),
         _ => bail!("the program {name} is of an unexpected type"),
+    };
+    let mut tries = 1;
+    loop {
+        match load()? {
+            // The verifier gives up when a signal comes (kernel/bpf/verifier.c, do_check); a terminal
+            // that changes its size is no reason to fail.
+            Err(error) if is_interrupted(&error) && tries < LOAD_TRIES => tries += 1,
+            loaded => {
+                return loaded
+                    .with_context(|| format!("loading the program {name} into the kernel"));
+            }
+        }
     }
-    .with_context(|| format!("loading the program {name} into the kernel"))
+}
+
+/// How often a program is given to the verifier while signals come.
+const LOAD_TRIES: u32 = 5;
+
+fn is_interrupted(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(libc::EAGAIN))
 }
 
 /// Puts the programs that others go on with where those find them; on a running switch, in place of

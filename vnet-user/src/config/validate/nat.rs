@@ -231,7 +231,8 @@ impl Config {
             NatAction::Static {
                 external, internal, ..
             } => {
-                claims.hold(*internal)?;
+                let inside = claims.hold(*internal)?;
+                claims.not_the_gateway(inside, *internal)?;
                 claims.source(rule, *internal)?;
                 claims.stand_for(rule, *external)
             }
@@ -306,7 +307,13 @@ impl<'a> Claims<'a> {
     fn lead_to(&self, addr: IpAddr) -> Result<(), Invalid> {
         let inside = self.hold(IpNet::from(addr))?;
         check_host_in(addr, inside.prefix).map_err(Invalid::new)?;
-        if self.gateways.contains(&addr) {
+        self.not_the_gateway(inside, IpNet::from(addr))
+    }
+
+    /// Refuses a single address that is a network's gateway.
+    fn not_the_gateway(&self, inside: Inside<'_>, net: IpNet) -> Result<(), Invalid> {
+        let addr = net.addr();
+        if net.prefix_len() == net.max_prefix_len() && self.gateways.contains(&addr) {
             return Err(Invalid::new(format!(
                 "{addr} is the gateway of the network {}, not a VM of it",
                 inside.network
