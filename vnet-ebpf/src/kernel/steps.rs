@@ -39,6 +39,7 @@ macro_rules! steps {
 steps! {
     step_read = Read;
     step_related = Related;
+    step_stands = Stands;
     step_known = Known;
     step_target = Target;
     step_mapping = Mapping;

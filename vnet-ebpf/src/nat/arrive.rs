@@ -38,7 +38,7 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
         };
     }
     if matches!(work.ip.icmp, Icmp::Error) && !matches!(work.ip.part, Part::Later) {
-        let outcome = gateway.step(Step::Related, work, plan, window);
+        let outcome = follow(Step::Related, work, plan, window, gateway);
         return if outcome == Outcome::GO_ON {
             work.reason = DropReason::NatIcmpUnrelated;
             gateway.step(Step::OfNobody, work, plan, window)
@@ -47,7 +47,7 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
         };
     }
     let outcome = if matches!(work.ip.part, Part::Later) {
-        gateway.step(Step::LaterFragment, work, plan, window)
+        follow(Step::LaterFragment, work, plan, window, gateway)
     } else {
         gateway.step(Step::Known, work, plan, window)
     };
@@ -120,6 +120,40 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     } else {
         outcome
     }
+}
+
+/// Takes a step that finds a flow by something else than its packets' key, and sees whether it stands.
+#[inline(always)]
+fn follow<W: Window + ?Sized, G: Gateway + ?Sized>(
+    step: Step,
+    work: &mut Work,
+    plan: &Plan,
+    window: &W,
+    gateway: &G,
+) -> Outcome {
+    let found = gateway.step(step, work, plan, window);
+    if found == Outcome::GO_ON {
+        return found;
+    }
+    let outcome = gateway.step(Step::Stands, work, plan, window);
+    if outcome == Outcome::GO_ON {
+        found
+    } else if outcome == Outcome::STACK {
+        Outcome::GO_ON
+    } else {
+        outcome
+    }
+}
+
+/// [`stands`], of the flow at `work.index`. Whoever sends an error need not be where the connection's own
+/// packets come from: nothing is learned from it.
+#[inline(always)]
+pub fn still_stands<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    let index = work.index;
+    if expire(work, index, gateway) {
+        return Outcome::STACK;
+    }
+    stands(work, index, false, plan, gateway)
 }
 
 /// Whether the flow at `index` stands: [`Outcome::GO_ON`]. One that is not what it was ends, and its
@@ -243,21 +277,15 @@ fn fragment_key(work: &Work) -> FragmentKey {
 
 /// The flow that a later fragment's first one belonged to.
 #[inline(always)]
-pub fn later_fragment<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+pub fn later_fragment<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let key = fragment_key(work);
     match gateway.fragment_find(&key) {
         Some(fragment)
             if gateway.now_s().saturating_sub(fragment.seen_s) <= FRAGMENT_S
                 && tag_of(gateway, fragment.index) == fragment.tag =>
         {
-            if expire(work, fragment.index, gateway) {
-                return Outcome::GO_ON;
-            }
-            match stands(work, fragment.index, false, plan, gateway) {
-                Outcome::GO_ON => Outcome::FRAGMENT,
-                Outcome::STACK => Outcome::GO_ON,
-                refused => refused,
-            }
+            work.index = fragment.index;
+            Outcome::FRAGMENT
         }
         _ => Outcome::GO_ON,
     }
@@ -312,7 +340,6 @@ pub fn of_nobody<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
 #[inline(always)]
 pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
     work: &mut Work,
-    plan: &Plan,
     window: &W,
     gateway: &G,
 ) -> Outcome {
@@ -332,13 +359,9 @@ pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
         reserved: 0,
     };
     let index = gateway.find_flow(&work.key);
-    if index == NO_FLOW || expire(work, index, gateway) {
+    if index == NO_FLOW {
         return Outcome::GO_ON;
     }
-    // Whoever sends an error need not be where the connection's own packets come from.
-    match stands(work, index, false, plan, gateway) {
-        Outcome::GO_ON => Outcome::RELATED,
-        Outcome::STACK => Outcome::GO_ON,
-        refused => refused,
-    }
+    work.index = index;
+    Outcome::RELATED
 }

@@ -96,6 +96,8 @@ pub enum Step {
     Read,
     /// The flow that an ICMP error is about.
     Related,
+    /// Whether a flow stands that the packet was not found by.
+    Stands,
     /// Finds the packet's flow and its way out.
     Known,
     /// [`open::find_target`].
@@ -141,7 +143,8 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
 ) -> Outcome {
     match step {
         Step::Read => arrive::read(work, plan, window),
-        Step::Related => arrive::related(work, plan, window, gateway),
+        Step::Related => arrive::related(work, window, gateway),
+        Step::Stands => arrive::still_stands(work, plan, gateway),
         Step::Known => arrive::known(work, plan, gateway),
         Step::Target => open::find_target(work, gateway),
         Step::Mapping => open::find_mapping(work, gateway),
@@ -162,7 +165,7 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::Put => open::put(work, gateway),
         Step::Book => open::book(work, gateway),
         Step::CheckWay => arrive::check_way(work, gateway),
-        Step::LaterFragment => arrive::later_fragment(work, plan, gateway),
+        Step::LaterFragment => arrive::later_fragment(work, gateway),
         Step::OfNobody => arrive::of_nobody(work, gateway),
     }
 }

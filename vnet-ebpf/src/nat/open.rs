@@ -686,62 +686,52 @@ pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     if work.forward.rule != 0 {
         gateway.count_flow(FlowCount::Hit, work.forward.rule);
     }
-    // The mapping that lets a stranger in is held by the connection that it made.
-    if work.reply_flags & FLOW_BOUND != 0 {
-        work.binding_key = BindingKey {
-            addr: work.target,
-            remote: [0; 16],
-            port: work.target_port,
-            segment: work.out_segment,
-            proto: work.ip.key.proto,
-            kind: BindingKind::Internal as u8,
-            rule: work.target_rule,
-        };
-        let mut other = Binding::default();
-        let held = gateway.binding_hold(&work.binding_key, &mut other);
-        work.binding_key = BindingKey {
-            addr: work.ip.key.dst,
-            port: work.ip.key.dport,
-            proto: work.ip.key.proto,
-            kind: BindingKind::External as u8,
-            ..BindingKey::default()
-        };
-        if !held || !gateway.binding_hold(&work.binding_key, &mut other) {
-            // It went this moment; its connection goes with it, and what it holds of it.
-            forget_bound(work, held, gateway);
-            work.tag = tag_of(gateway, work.index);
-            gateway.close(work);
-            return Outcome::drop(DropReason::NatNoMapping);
-        }
+    if work.reply_flags & FLOW_BOUND != 0 && !hold_bound(work, gateway) {
+        // It went this moment; its connection goes with it.
+        work.tag = tag_of(gateway, work.index);
+        gateway.close(work);
+        return Outcome::drop(DropReason::NatNoMapping);
     }
     report(work, EventKind::FlowNew, gateway);
     Outcome::SEND
 }
 
-/// Gives back what the packet's connection holds of a mapping that is going, so that its end does not.
-#[inline(always)]
-fn forget_bound<G: Gateway + ?Sized>(work: &mut Work, internal_held: bool, gateway: &G) {
-    let Some(reply) = gateway
+/// Holds the mapping that lets a stranger in, for the connection that it made. When it went meanwhile,
+/// nothing of it is held, nor said to be. A function of its own, for the sake of a program's stack.
+#[inline(never)]
+fn hold_bound<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
+    let key = &work.ip.key;
+    let external = BindingKey {
+        addr: key.dst,
+        port: key.dport,
+        proto: key.proto,
+        kind: BindingKind::External as u8,
+        ..BindingKey::default()
+    };
+    work.binding_key = BindingKey {
+        addr: work.target,
+        remote: [0; 16],
+        port: work.target_port,
+        segment: work.out_segment,
+        proto: key.proto,
+        kind: BindingKind::Internal as u8,
+        rule: work.target_rule,
+    };
+    if gateway.binding_hold(&work.binding_key, &mut work.found) {
+        if gateway.binding_hold(&external, &mut work.found) {
+            return true;
+        }
+        gateway.binding_release(&work.binding_key, &external.addr, external.port);
+    }
+    let reply = gateway
         .flow(work.index)
         // SAFETY: the table's own entries.
-        .and_then(|entry| gateway.flow(unsafe { (*entry).peer }))
-    else {
-        return;
-    };
-    // SAFETY: as above.
-    unsafe { (*reply).flags &= !FLOW_BOUND };
-    if internal_held {
-        work.binding_key = BindingKey {
-            addr: work.target,
-            remote: [0; 16],
-            port: work.target_port,
-            segment: work.out_segment,
-            proto: work.ip.key.proto,
-            kind: BindingKind::Internal as u8,
-            rule: work.target_rule,
-        };
-        gateway.binding_release(&work.binding_key, &work.ip.key.dst, work.ip.key.dport);
+        .and_then(|entry| gateway.flow(unsafe { (*entry).peer }));
+    if let Some(reply) = reply {
+        // SAFETY: as above.
+        unsafe { (*reply).flags &= !FLOW_BOUND };
     }
+    false
 }
 
 /// Notes whom the source's mapping sends to, for address-dependent filtering.
