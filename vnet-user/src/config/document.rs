@@ -6,7 +6,7 @@ use toml_edit::{DocumentMut, Item};
 use super::settings::SettingsSection;
 use super::storm::StormOverrides;
 use super::{
-    Attachment, Config, FailMode, Invalid, MacAddr, Mode, NatRule, Network, Port, StaticFdb,
+    Attachment, Config, FailMode, Invalid, MacAddr, Mode, NatRule, Network, Place, Port, StaticFdb,
     TrunkEntry,
 };
 
@@ -95,7 +95,7 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
     struct Version {
         schema: Option<i64>,
     }
-    let version: Version = toml::from_str(text).map_err(|e| Invalid::new(e.to_string()))?;
+    let version: Version = toml::from_str(text).map_err(|error| refusal(&error))?;
     match version.schema {
         Some(SCHEMA) => {}
         Some(other) => {
@@ -109,7 +109,7 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
                 .mend(format!("begin it with the line: schema = {SCHEMA}")));
         }
     }
-    let document: Document = toml::from_str(text).map_err(|e| Invalid::new(e.to_string()))?;
+    let document: Document = toml::from_str(text).map_err(|error| refusal(&error))?;
     Ok(Config {
         mode: document.switch.mode,
         fail: document.switch.fail,
@@ -118,12 +118,49 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
         ports: document
             .port
             .into_iter()
-            .map(Port::try_from)
+            .enumerate()
+            .map(|(index, port)| Port::try_from(port).map_err(|refusal| refusal.at("port", index)))
             .collect::<Result<_, _>>()?,
         static_fdb: document.fdb,
         mac_deny: document.mac.deny,
         nat: document.nat,
     })
+}
+
+/// The parser's error in our words.
+fn refusal(error: &toml::de::Error) -> Invalid {
+    let message = error.message();
+    // serde speaks of what it makes of a document: fields and variants.
+    let why = [
+        ("unknown field", "unknown key"),
+        ("missing field", "missing key"),
+        ("duplicate field", "duplicate key"),
+        ("unknown variant", "unknown value"),
+    ]
+    .iter()
+    .find_map(|(theirs, ours)| Some(format!("{ours}{}", message.strip_prefix(theirs)?)))
+    .unwrap_or_else(|| message.to_owned());
+    let mut refusal = Invalid::new(why);
+    refusal.mend = did_you_mean(message);
+    refusal.place = error.span().map(Place::Bytes);
+    refusal
+}
+
+/// What was meant by a word that is not expected, given a message that names it first and then
+/// what is, each in backticks.
+fn did_you_mean(message: &str) -> Option<String> {
+    /// How alike two words must be, from 0 to 1: a letter wrong, missing or in another place.
+    const ALIKE: f64 = 0.8;
+    let (found, expected) = message.split_once("expected")?;
+    let found = found.split('`').nth(1)?;
+    expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|word| (strsim::jaro_winkler(found, word), word))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, word)| format!("did you mean `{word}`?"))
 }
 
 /// Spells `config` with nothing that has its default, and always in the same way.
@@ -227,7 +264,7 @@ impl From<&Port> for PortSection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{StormLimit, edits};
+    use crate::config::{Source, StormLimit, edits};
 
     const FULL: &str = r#"
 schema = 1
@@ -351,8 +388,8 @@ internal = "fd00::/64"
     #[test]
     fn mistakes_are_shown_with_their_line() {
         for (text, expected) in [
-            ("schema = 1\n[settings]\nageeing = 3", "line 3"),
-            ("schema = 1\n[[port]]\nname = 3", "line 3"),
+            ("schema = 1\n[settings]\nageeing = 3", ":3:"),
+            ("schema = 1\n[[port]]\nname = 3", ":3:"),
             (
                 "schema = 1\n[[port]]\nname = 'a'\nmac = ['x']",
                 "not a MAC address",
@@ -367,24 +404,24 @@ internal = "fd00::/64"
             ),
             (
                 "schema = 1\n[[network]]\nname = 'a'\ngateway = ['10.0.0.1']",
-                "line 4",
+                ":4:",
             ),
-            ("schema = 1\n[[nat]]\nid = -1", "line 3"),
+            ("schema = 1\n[[nat]]\nid = -1", ":3:"),
             (
                 "schema = 1\n[[nat]]\nid = 1\nkind = 'dnat'\nlisten = ':80'",
-                "line 5",
+                ":5:",
             ),
             (
                 "schema = 1\n\n[[nat]]\nid = 1\nkind = 'dnat'\nnetwork = 'a'",
-                "line 3",
+                ":3:",
             ),
             (
                 "schema = 1\n[settings]\nmss_clamp = true",
                 "a maximum segment size is",
             ),
-            ("schema = 1\n[settings]\nmss_clamp = 3", "line 3"),
-            ("schema = 1\n[settings]\ntimeouts.tcp = 3", "line 3"),
-            ("schema = 1\n[", "line 2"),
+            ("schema = 1\n[settings]\nmss_clamp = 3", ":3:"),
+            ("schema = 1\n[settings]\ntimeouts.tcp = 3", ":3:"),
+            ("schema = 1\n[", ":2:"),
             ("schema = 2\nnew = 1", "its schema is 2"),
             ("", "does not say its schema"),
             (
@@ -396,8 +433,28 @@ internal = "fd00::/64"
                 "without `trunk`",
             ),
         ] {
-            let refusal = parse(text).unwrap_err();
-            assert!(refusal.why.contains(expected), "{text:?}: {}", refusal.why);
+            let source = Source {
+                name: "a.toml".into(),
+                text: text.into(),
+            };
+            let refusal = source.config("vsw0").unwrap_err().to_string();
+            assert!(refusal.contains(expected), "{text:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_slip_is_guessed() {
+        for (rest, meant) in [
+            ("prot = 1", Some("port")),
+            ("[settings]\nageeing = 3", Some("ageing")),
+            ("[settings]\nstorm.broadcst = 3", Some("broadcast")),
+            ("[[nat]]\nid = 1\nkind = 'masqurade'", Some("masquerade")),
+            ("[switch]\nfail = 'close'", Some("closed")),
+            ("[[port]]\nguard = 'strict'", None),
+        ] {
+            let refusal = parse(&format!("schema = 1\n{rest}\n")).unwrap_err();
+            let expected = meant.map(|meant| format!("did you mean `{meant}`?"));
+            assert_eq!(refusal.mend, expected, "{rest}: {}", refusal.why);
         }
     }
 }
