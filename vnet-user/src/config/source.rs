@@ -36,7 +36,10 @@ impl Source {
             return Self::read("standard input".into(), io::stdin().lock());
         }
         let name = path.display().to_string();
-        let file = File::open(path).doing(|| format!("opening {name}"))?;
+        let file = File::open(path).map_err(|error| {
+            Error::new(format!("opening {name}"), error)
+                .mend("name a document that is there, or - for standard input")
+        })?;
         Self::read(name, file)
     }
 
@@ -56,13 +59,15 @@ impl Source {
             return Err(Error::new(
                 doing(),
                 format_args!("it is longer than the {DOCUMENT_MAX} bytes that a document may have"),
-            ));
+            )
+            .mend("leave out what no one needs, or have two switches share it"));
         }
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             let before = &error.as_bytes()[..at];
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
             Error::new(doing(), format_args!("line {line} is no text in UTF-8"))
+                .mend("name a document, which is TOML in UTF-8")
         })?;
         Ok(Self { name, text })
     }
@@ -91,7 +96,8 @@ impl Source {
     /// The error of a document that is refused, with the place concerned.
     fn refused(&self, refusal: Invalid) -> Error {
         let span = refusal.place.as_ref().and_then(|place| self.span(place));
-        let error = refusal.doing(format!("reading {}", self.name));
+        let mut error = refusal.doing(format!("reading {}", self.name));
+        error.mend.get_or_insert_with(|| "edit the file".into());
         match span {
             Some(span) => error.excerpt(self.excerpt(span)),
             None => error,
@@ -209,7 +215,8 @@ mod tests {
         let text = format!("schema = 1\na = '{}", "x".repeat(1 << 20));
         assert_eq!(
             refusal(&text),
-            "error: reading a.toml: invalid literal string, expected `'`\n --> a.toml:2:1048582"
+            "error: reading a.toml: invalid literal string, expected `'`\n --> a.toml:2:1048582\n  \
+             mend: edit the file"
         );
     }
 
@@ -217,7 +224,8 @@ mod tests {
     fn what_is_no_text_or_too_long_is_not_read() {
         assert_eq!(
             unreadable(b"schema = 1\n\xff"),
-            "error: reading a.toml: line 2 is no text in UTF-8"
+            "error: reading a.toml: line 2 is no text in UTF-8\n  mend: name a document, which is \
+             TOML in UTF-8"
         );
         let most = vec![b'#'; DOCUMENT_MAX as usize + 1];
         assert!(unreadable(&most).contains("longer than"));

@@ -154,7 +154,7 @@ impl Store {
             Some(before) => match before.config(&self.switch) {
                 Ok(old) => old,
                 Err(_) if !old_matters => Config::default(),
-                Err(error) => return Err(mended_by_hand(error)),
+                Err(error) => return Err(error),
             },
         };
         let changed = before.as_ref().map(|before| &before.text) != Some(&source.text);
@@ -203,7 +203,7 @@ impl Store {
             return Ok(None);
         };
         // Commands that would mend it have to read it first.
-        let config = source.config(&self.switch).map_err(mended_by_hand)?;
+        let config = source.config(&self.switch)?;
         Ok(Some((source.text, config)))
     }
 
@@ -292,12 +292,6 @@ impl Store {
         let file = dir.join(format!(".{}.toml.new", self.switch));
         Staged::write(file, target, mode, text)
     }
-}
-
-/// The error of a document that no command can change.
-fn mended_by_hand(mut error: Error) -> Error {
-    error.mend.get_or_insert_with(|| "edit the file".into());
-    error
 }
 
 /// Whether an open file is the one that a path leads to.

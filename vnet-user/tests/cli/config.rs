@@ -113,8 +113,12 @@ fn check_says_what_is_wrong_and_where() {
       |
     2 | [[port]
       |        ^
+      mend: edit the file
     ");
-    insta::assert_snapshot!(switch.refused("config check /nowhere/a.toml"), @"1: error: opening /nowhere/a.toml: No such file or directory (os error 2)");
+    insta::assert_snapshot!(switch.refused("config check /nowhere/a.toml"), @"
+    1: error: opening /nowhere/a.toml: No such file or directory (os error 2)
+      mend: name a document that is there, or - for standard input
+    ");
     assert!(!switch.path().exists());
 }
 
