@@ -15,29 +15,42 @@ pub const SCHEMA: i64 = 1;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Document {
+    /// The version of the document's form.
     schema: i64,
+    /// The switch itself.
     #[serde(default, skip_serializing_if = "SwitchSection::is_empty")]
     switch: SwitchSection,
+    /// Values that are not a port's or a network's, as `vnet-user get` lists them.
     #[serde(default, skip_serializing_if = "SettingsSection::is_empty")]
     settings: SettingsSection,
+    /// Broadcast domains; `default` is there without being listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     network: Vec<Network>,
+    /// Interfaces of the switch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     port: Vec<PortSection>,
+    /// Static addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     fdb: Vec<StaticFdb>,
+    /// Addresses that may not communicate.
     #[serde(default, skip_serializing_if = "MacSection::is_empty")]
     mac: MacSection,
+    /// Address translation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(with = "Vec<super::nat::NatSection>"))]
     nat: Vec<NatRule>,
 }
 
 #[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct SwitchSection {
+    /// Where frames of uplinks are handled.
     #[serde(default, skip_serializing_if = "is_default")]
     mode: Mode,
+    /// What becomes of traffic when vnet's programs are gone.
     #[serde(default, skip_serializing_if = "is_default")]
     fail: FailMode,
 }
@@ -50,27 +63,39 @@ impl SwitchSection {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct PortSection {
+    /// The interface.
     name: String,
+    /// A physical network is behind it, not a virtual machine.
     #[serde(default, skip_serializing_if = "is_default")]
     uplink: bool,
+    /// The one network that it carries, untagged.
     #[serde(skip_serializing_if = "Option::is_none")]
     network: Option<String>,
+    /// The networks that it carries: NAME, or NAME=VID for another tag on this port.
     #[serde(skip_serializing_if = "Option::is_none")]
     trunk: Option<Vec<TrunkEntry>>,
+    /// The trunk's network that goes untagged.
     #[serde(skip_serializing_if = "Option::is_none")]
     native: Option<String>,
+    /// Sources that may send; without any, every one may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     mac: Vec<MacAddr>,
+    /// Most addresses learned here, 0 is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(max = super::MAX_MACS_LIMIT)))]
     max_macs: Option<u32>,
+    /// Limits of flooded frames.
     #[serde(default, skip_serializing_if = "StormOverrides::is_empty")]
     storm: StormOverrides,
 }
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct MacSection {
+    /// Those that may be neither source nor destination.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     deny: Vec<MacAddr>,
 }
@@ -262,11 +287,11 @@ impl From<&Port> for PortSection {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{Source, StormLimit, edits};
 
-    const FULL: &str = r#"
+    pub const FULL: &str = r#"
 schema = 1
 
 [switch]

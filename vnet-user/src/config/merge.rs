@@ -289,4 +289,4 @@ fn fresh(item: &Item) -> Item {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

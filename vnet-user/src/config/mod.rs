@@ -13,6 +13,10 @@ mod mac_addr;
 mod merge;
 pub mod names;
 pub mod nat;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod schema;
 mod settings;
 mod source;
 mod staged;
@@ -47,6 +51,7 @@ pub use validate::MAX_MACS_LIMIT;
 /// Where frames of an uplink are handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Mode {
     /// XDP where it is native and safe, else TC.
     #[default]
@@ -60,6 +65,7 @@ pub enum Mode {
 /// What becomes of traffic when vnet's programs are gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum FailMode {
     /// Open while the switch has one network and promises nothing, else closed.
     #[default]
@@ -96,17 +102,21 @@ pub struct Config {
 /// A broadcast domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Network {
-    /// Its name ([`names::check_network`]).
+    /// Its name.
     pub name: String,
     /// The tag it has on trunks that do not say otherwise, 1 to 4094.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 1, max = 4094)))]
     pub vlan: Option<u16>,
     /// Its MTU in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 68, max = 65535)))]
     pub mtu: Option<u32>,
     /// The host's addresses in it, with their prefixes: what its VMs use as gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub gateway: Vec<IpNet>,
 }
 
@@ -211,6 +221,7 @@ impl<'de> Deserialize<'de> for TrunkEntry {
 /// `mac`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StaticFdb {
     /// The address.
     pub mac: MacAddr,
