@@ -234,7 +234,7 @@ pub fn read_document(text: &str) -> Result<Config> {
     let dir = tempfile::tempdir().context("making a folder for the document")?;
     let path = dir.path().join(format!("{SWITCH}.toml"));
     std::fs::write(&path, format!("schema = 1\n{text}")).context("writing the document")?;
-    Store::new(dir.path(), dir.path(), SWITCH)
+    Store::new(dir.path(), dir.path(), dir.path(), SWITCH)
         .load()
         .map_err(|error| anyhow!("{error}"))?
         .context("the document is gone")

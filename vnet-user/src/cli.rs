@@ -1,17 +1,19 @@
 //! The command line: raw arguments become checked values here, once. Whatever can be refused
 //! without looking at the document or the system is refused here, with exit code 2.
 
+mod config;
 mod flow;
 mod nat;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use vnet_common::StormKind;
 
+pub use config::{ApplyArgs, ConfigCommand};
 pub use flow::{FlowArgs, FlowCommand};
 pub use nat::{
     DnatArgs, MasqueradeArgs, NatAdd, NatAddCommand, NatCommand, NatDelArgs, NatOptionArgs,
@@ -26,6 +28,12 @@ use crate::config::{
     Assignment, FailMode, MAX_MACS_LIMIT, MacAddr, Mode, SettingKey, StormLimit, StormOverrides,
     TrunkEntry,
 };
+
+/// Where the switches' documents are.
+const CONFIG_DIR: &str = "/etc/vnet";
+
+/// Where documents are kept that are not in force.
+const STATE_DIR: &str = "/var/lib/vnet";
 
 /// Where locks and sockets are, unless VNET_RUN_DIR names another place: tests that run side by
 /// side have a directory each.
@@ -84,7 +92,7 @@ pub struct Global {
     pub netns: Option<OsString>,
 
     /// Where the switches' documents are
-    #[arg(long, global = true, value_name = "DIR", default_value = "/etc/vnet")]
+    #[arg(long, global = true, value_name = "DIR", default_value = CONFIG_DIR)]
     pub config_dir: PathBuf,
 
     /// The mounted BPF file system that holds the pins
@@ -116,6 +124,17 @@ impl Global {
             Format::Json
         } else {
             self.output.unwrap_or_default()
+        }
+    }
+
+    /// Where documents are kept before they are changed: the state directory, or with the
+    /// documents where those are in a place of their own. VNET_STATE_DIR names another place.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        match std::env::var_os("VNET_STATE_DIR") {
+            Some(dir) => dir.into(),
+            None if self.config_dir == Path::new(CONFIG_DIR) => STATE_DIR.into(),
+            None => self.config_dir.clone(),
         }
     }
 
@@ -165,6 +184,9 @@ pub enum Command {
     /// Connections that are in force
     #[command(subcommand)]
     Flow(FlowCommand),
+    /// The document as a whole
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Change settings
     Set(SetArgs),
     /// Show settings

@@ -55,6 +55,33 @@ pub struct Facts {
     pub max_ports: u32,
 }
 
+impl Facts {
+    /// A host that has everything which `config` names: what a document is checked against where
+    /// there is no switch.
+    #[must_use]
+    pub fn supposed(config: &Config, switch: &str) -> Self {
+        let interfaces = (1..)
+            .zip(switch_ports(config, switch))
+            .map(|(ifindex, port)| {
+                let [.., a, b, c] = u32::to_be_bytes(ifindex);
+                let interface = Interface {
+                    ifindex,
+                    mac: [2, 0, 0, a, b, c],
+                    member: port.role == Role::Vm,
+                    xdp_target: false,
+                };
+                (port.port.name, interface)
+            })
+            .collect();
+        Self {
+            switch: switch.to_owned(),
+            interfaces,
+            max_ports: config.settings.max_ports,
+            ..Self::default()
+        }
+    }
+}
+
 /// Who has a slot: an interface, or the host behind one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {

@@ -5,6 +5,10 @@ use std::fmt;
 /// How the command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {
+    /// 0: it is done.
+    Done,
+    /// 1: `config diff` has found a difference, which is no error.
+    Differs,
     /// 1: it was tried and did not work, or the document or the system does not allow it.
     Failed,
     /// 2: what was typed is wrong on its own, whatever the switch looks like. clap uses it too.
@@ -16,7 +20,8 @@ pub enum ExitCode {
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(match code {
-            ExitCode::Failed => 1,
+            ExitCode::Done => 0,
+            ExitCode::Differs | ExitCode::Failed => 1,
             ExitCode::Usage => 2,
             ExitCode::NotUp => 3,
         })
@@ -30,6 +35,8 @@ pub struct Error {
     pub doing: String,
     /// Why it failed.
     pub why: String,
+    /// The lines of a file that it is about, with the place marked.
+    pub excerpt: Option<String>,
     /// What the user can do about it.
     pub mend: Option<String>,
     /// How the command ends.
@@ -42,6 +49,7 @@ impl Error {
         Self {
             doing: doing.into(),
             why: why.to_string(),
+            excerpt: None,
             mend: None,
             code: ExitCode::Failed,
         }
@@ -64,6 +72,19 @@ impl Error {
         .mend(format!("vnet-user --switch {switch} up"))
     }
 
+    /// The same error with the lines of a file that it is about.
+    #[must_use]
+    pub fn excerpt(mut self, excerpt: impl Into<String>) -> Self {
+        self.excerpt = Some(excerpt.into());
+        self
+    }
+
+    /// The same error with another exit code.
+    #[must_use]
+    pub fn code(self, code: ExitCode) -> Self {
+        Self { code, ..self }
+    }
+
     /// The same error with what to do about it.
     #[must_use]
     pub fn mend(mut self, mend: impl Into<String>) -> Self {
@@ -74,9 +95,12 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A parser's message may have several lines (it quotes the file): those start on their own.
+        // A library's message may have several lines: those start on their own.
         let gap = if self.why.contains('\n') { "\n" } else { " " };
         write!(f, "error: {}:{gap}{}", self.doing, self.why.trim_end())?;
+        if let Some(excerpt) = &self.excerpt {
+            write!(f, "\n{}", excerpt.trim_end())?;
+        }
         if let Some(mend) = &self.mend {
             write!(f, "\n  mend: {mend}")?;
         }

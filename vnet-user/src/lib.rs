@@ -28,7 +28,7 @@ pub fn main() -> ExitCode {
     let cli = cli::Cli::read();
     output::init_log(&cli.global);
     match commands::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code.into(),
         Err(error) => {
             eprintln!("{error}");
             error.code.into()

@@ -83,7 +83,12 @@ impl Session {
         let pins = Pins::new(&global.bpffs, &global.switch);
         let mut session = Self {
             switch: global.switch.clone(),
-            store: Store::new(&global.config_dir, &run_dir, &global.switch),
+            store: Store::new(
+                &global.config_dir,
+                &run_dir,
+                &global.state_dir(),
+                &global.switch,
+            ),
             run_dir,
             bpffs: global.bpffs.clone(),
             pins,

@@ -2,6 +2,7 @@
 //! the answer.
 
 mod completions;
+mod config;
 #[cfg(feature = "datapath-log")]
 mod datapath_log;
 mod down;
@@ -20,39 +21,43 @@ mod status;
 mod up;
 
 use crate::cli::{Cli, Command};
-use crate::config::{Config, Edited, Invalid};
-use crate::error::Error;
+use crate::config::{Config, Edited, Invalid, SETTING_KEYS};
+use crate::error::{Error, ExitCode};
 use crate::output::Output;
 use crate::runtime::Session;
 
 /// Runs what was typed.
-pub fn run(cli: Cli) -> Result<(), Error> {
+pub fn run(cli: Cli) -> Result<ExitCode, Error> {
     let output = Output::new(&cli.global);
-    // These two are about the program, not about a switch.
-    match &cli.command {
-        Command::Completions(args) => return completions::run(args),
-        Command::Man(args) => return man::run(args),
-        _ => {}
-    }
-    let mut session = Session::open(&cli.global)?;
-    let session = &mut session;
     match cli.command {
-        Command::Up(args) => up::run(session, &output, args),
-        Command::Down => down::run(session, &output),
-        Command::Status => status::run(session, &output),
-        Command::Network(command) => network::run(session, &output, command),
-        Command::Port(command) => port::run(session, &output, command),
-        Command::Fdb(command) => fdb::run(session, &output, command),
-        Command::Mac(command) => mac::run(session, &output, command),
-        Command::Nat(command) => nat::run(session, &output, command),
-        Command::Flow(command) => flow::run(session, &output, command),
-        Command::Set(args) => set::run(session, &output, args),
-        Command::Get(args) => get::run(session, &output, args),
-        Command::Stats(args) => stats::run(session, &output, args),
-        Command::Events(args) => events::run(session, &output, args),
+        // These two are about the program, not about a switch.
+        Command::Completions(args) => completions::run(&args)?,
+        Command::Man(args) => man::run(&args)?,
+        Command::Config(command) => return config::run(&cli.global, &output, command),
+        command => run_on(&mut Session::open(&cli.global)?, &output, command)?,
+    }
+    Ok(ExitCode::Done)
+}
+
+/// Runs a command that is about a switch.
+fn run_on(session: &mut Session, output: &Output, command: Command) -> Result<(), Error> {
+    match command {
+        Command::Up(args) => up::run(session, output, args),
+        Command::Down => down::run(session, output),
+        Command::Status => status::run(session, output),
+        Command::Network(command) => network::run(session, output, command),
+        Command::Port(command) => port::run(session, output, command),
+        Command::Fdb(command) => fdb::run(session, output, command),
+        Command::Mac(command) => mac::run(session, output, command),
+        Command::Nat(command) => nat::run(session, output, command),
+        Command::Flow(command) => flow::run(session, output, command),
+        Command::Set(args) => set::run(session, output, args),
+        Command::Get(args) => get::run(session, output, args),
+        Command::Stats(args) => stats::run(session, output, args),
+        Command::Events(args) => events::run(session, output, args),
         #[cfg(feature = "datapath-log")]
         Command::DatapathLog => datapath_log::run(session),
-        Command::Completions(_) | Command::Man(_) => Ok(()),
+        Command::Completions(_) | Command::Man(_) | Command::Config(_) => Ok(()),
     }
 }
 
@@ -66,16 +71,32 @@ fn edit(
 ) -> Result<Edited, Error> {
     let store = session.store().clone();
     let edited = store.edit(doing, edit, |old, new| session.sync(old, new))?;
+    tell(session, output, &edited);
+    Ok(edited)
+}
+
+/// Says what was warned of, and what of a change does not take effect now.
+fn tell(session: &Session, output: &Output, edited: &Edited) {
     for warning in &edited.warnings {
         output.warn(warning);
     }
-    if edited.changed() && !session.is_up() {
-        output.note(&format!(
-            "the switch {} is down: this takes effect at `up`",
-            session.switch()
-        ));
+    if !session.is_up() {
+        if edited.changed() {
+            output.note(&format!(
+                "the switch {} is down: this takes effect at `up`",
+                session.switch()
+            ));
+        }
+        return;
     }
-    Ok(edited)
+    for key in SETTING_KEYS.iter().filter(|key| key.needs_restart) {
+        if key.get(&edited.old.settings) != key.get(&edited.new.settings) {
+            output.note(&format!(
+                "{} is the size of a table: it changes by `down` and `up`",
+                key.name
+            ));
+        }
+    }
 }
 
 /// The configuration for listings: a switch without a document is as one begins.

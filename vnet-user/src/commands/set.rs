@@ -20,7 +20,7 @@ pub fn run(session: &mut Session, output: &Output, args: SetArgs) -> Result<(), 
             return Err(Error::usage(doing, format_args!("{key} is set twice")));
         }
     }
-    let edited = edit(session, output, doing, |config| {
+    edit(session, output, doing, |config| {
         // In the order of the keys, so that a preset does not undo what is set along with it.
         for key in &SETTING_KEYS {
             for assignment in assignments.iter().filter(|a| a.key.name == key.name) {
@@ -29,16 +29,5 @@ pub fn run(session: &mut Session, output: &Output, args: SetArgs) -> Result<(), 
         }
         Ok(())
     })?;
-    if session.is_up() {
-        for key in assignments.iter().map(|assignment| assignment.key) {
-            let changed = key.get(&edited.old.settings) != key.get(&edited.new.settings);
-            if changed && key.needs_restart {
-                output.note(&format!(
-                    "{} is the size of a table: it changes by `down` and `up`",
-                    key.name
-                ));
-            }
-        }
-    }
     Ok(())
 }

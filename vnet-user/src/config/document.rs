@@ -6,7 +6,7 @@ use toml_edit::{DocumentMut, Item};
 use super::settings::SettingsSection;
 use super::storm::StormOverrides;
 use super::{
-    Attachment, Config, FailMode, Invalid, MacAddr, Mode, NatRule, Network, Port, StaticFdb,
+    Attachment, Config, FailMode, Invalid, MacAddr, Mode, NatRule, Network, Place, Port, StaticFdb,
     TrunkEntry,
 };
 
@@ -15,29 +15,42 @@ pub const SCHEMA: i64 = 1;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Document {
+    /// The version of the document's form.
     schema: i64,
+    /// The switch itself.
     #[serde(default, skip_serializing_if = "SwitchSection::is_empty")]
     switch: SwitchSection,
+    /// Values that are not a port's or a network's, as `vnet-user get` lists them.
     #[serde(default, skip_serializing_if = "SettingsSection::is_empty")]
     settings: SettingsSection,
+    /// Broadcast domains; `default` is there without being listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     network: Vec<Network>,
+    /// Interfaces of the switch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     port: Vec<PortSection>,
+    /// Static addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     fdb: Vec<StaticFdb>,
+    /// Addresses that may not communicate.
     #[serde(default, skip_serializing_if = "MacSection::is_empty")]
     mac: MacSection,
+    /// Address translation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(with = "Vec<super::nat::NatSection>"))]
     nat: Vec<NatRule>,
 }
 
 #[derive(Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct SwitchSection {
+    /// Where frames of uplinks are handled.
     #[serde(default, skip_serializing_if = "is_default")]
     mode: Mode,
+    /// What becomes of traffic when vnet's programs are gone.
     #[serde(default, skip_serializing_if = "is_default")]
     fail: FailMode,
 }
@@ -50,27 +63,39 @@ impl SwitchSection {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct PortSection {
+    /// The interface.
     name: String,
+    /// A physical network is behind it, not a virtual machine.
     #[serde(default, skip_serializing_if = "is_default")]
     uplink: bool,
+    /// The one network that it carries, untagged.
     #[serde(skip_serializing_if = "Option::is_none")]
     network: Option<String>,
+    /// The networks that it carries: NAME, or NAME=VID for another tag on this port.
     #[serde(skip_serializing_if = "Option::is_none")]
     trunk: Option<Vec<TrunkEntry>>,
+    /// The trunk's network that goes untagged.
     #[serde(skip_serializing_if = "Option::is_none")]
     native: Option<String>,
+    /// Sources that may send; without any, every one may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     mac: Vec<MacAddr>,
+    /// Most addresses learned here, 0 is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(max = super::MAX_MACS_LIMIT)))]
     max_macs: Option<u32>,
+    /// Limits of flooded frames.
     #[serde(default, skip_serializing_if = "StormOverrides::is_empty")]
     storm: StormOverrides,
 }
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct MacSection {
+    /// Those that may be neither source nor destination.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     deny: Vec<MacAddr>,
 }
@@ -95,7 +120,7 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
     struct Version {
         schema: Option<i64>,
     }
-    let version: Version = toml::from_str(text).map_err(|e| Invalid::new(e.to_string()))?;
+    let version: Version = toml::from_str(text).map_err(|error| refusal(&error))?;
     match version.schema {
         Some(SCHEMA) => {}
         Some(other) => {
@@ -109,7 +134,7 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
                 .mend(format!("begin it with the line: schema = {SCHEMA}")));
         }
     }
-    let document: Document = toml::from_str(text).map_err(|e| Invalid::new(e.to_string()))?;
+    let document: Document = toml::from_str(text).map_err(|error| refusal(&error))?;
     Ok(Config {
         mode: document.switch.mode,
         fail: document.switch.fail,
@@ -118,12 +143,49 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
         ports: document
             .port
             .into_iter()
-            .map(Port::try_from)
+            .enumerate()
+            .map(|(index, port)| Port::try_from(port).map_err(|refusal| refusal.at("port", index)))
             .collect::<Result<_, _>>()?,
         static_fdb: document.fdb,
         mac_deny: document.mac.deny,
         nat: document.nat,
     })
+}
+
+/// The parser's error in our words.
+fn refusal(error: &toml::de::Error) -> Invalid {
+    let message = error.message();
+    // serde speaks of what it makes of a document: fields and variants.
+    let why = [
+        ("unknown field", "unknown key"),
+        ("missing field", "missing key"),
+        ("duplicate field", "duplicate key"),
+        ("unknown variant", "unknown value"),
+    ]
+    .iter()
+    .find_map(|(theirs, ours)| Some(format!("{ours}{}", message.strip_prefix(theirs)?)))
+    .unwrap_or_else(|| message.to_owned());
+    let mut refusal = Invalid::new(why);
+    refusal.mend = did_you_mean(message);
+    refusal.place = error.span().map(Place::Bytes);
+    refusal
+}
+
+/// What was meant by a word that is not expected, given a message that names it first and then
+/// what is, each in backticks.
+fn did_you_mean(message: &str) -> Option<String> {
+    /// How alike two words must be, from 0 to 1: a letter wrong, missing or in another place.
+    const ALIKE: f64 = 0.8;
+    let (found, expected) = message.split_once("expected")?;
+    let found = found.split('`').nth(1)?;
+    expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|word| (strsim::jaro_winkler(found, word), word))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, word)| format!("did you mean `{word}`?"))
 }
 
 /// Spells `config` with nothing that has its default, and always in the same way.
@@ -225,11 +287,11 @@ impl From<&Port> for PortSection {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::config::{StormLimit, edits};
+    use crate::config::{Source, StormLimit, edits};
 
-    const FULL: &str = r#"
+    pub const FULL: &str = r#"
 schema = 1
 
 [switch]
@@ -351,8 +413,8 @@ internal = "fd00::/64"
     #[test]
     fn mistakes_are_shown_with_their_line() {
         for (text, expected) in [
-            ("schema = 1\n[settings]\nageeing = 3", "line 3"),
-            ("schema = 1\n[[port]]\nname = 3", "line 3"),
+            ("schema = 1\n[settings]\nageeing = 3", ":3:"),
+            ("schema = 1\n[[port]]\nname = 3", ":3:"),
             (
                 "schema = 1\n[[port]]\nname = 'a'\nmac = ['x']",
                 "not a MAC address",
@@ -367,24 +429,24 @@ internal = "fd00::/64"
             ),
             (
                 "schema = 1\n[[network]]\nname = 'a'\ngateway = ['10.0.0.1']",
-                "line 4",
+                ":4:",
             ),
-            ("schema = 1\n[[nat]]\nid = -1", "line 3"),
+            ("schema = 1\n[[nat]]\nid = -1", ":3:"),
             (
                 "schema = 1\n[[nat]]\nid = 1\nkind = 'dnat'\nlisten = ':80'",
-                "line 5",
+                ":5:",
             ),
             (
                 "schema = 1\n\n[[nat]]\nid = 1\nkind = 'dnat'\nnetwork = 'a'",
-                "line 3",
+                ":3:",
             ),
             (
                 "schema = 1\n[settings]\nmss_clamp = true",
                 "a maximum segment size is",
             ),
-            ("schema = 1\n[settings]\nmss_clamp = 3", "line 3"),
-            ("schema = 1\n[settings]\ntimeouts.tcp = 3", "line 3"),
-            ("schema = 1\n[", "line 2"),
+            ("schema = 1\n[settings]\nmss_clamp = 3", ":3:"),
+            ("schema = 1\n[settings]\ntimeouts.tcp = 3", ":3:"),
+            ("schema = 1\n[", ":2:"),
             ("schema = 2\nnew = 1", "its schema is 2"),
             ("", "does not say its schema"),
             (
@@ -396,8 +458,28 @@ internal = "fd00::/64"
                 "without `trunk`",
             ),
         ] {
-            let refusal = parse(text).unwrap_err();
-            assert!(refusal.why.contains(expected), "{text:?}: {}", refusal.why);
+            let source = Source {
+                name: "a.toml".into(),
+                text: text.into(),
+            };
+            let refusal = source.config("vsw0").unwrap_err().to_string();
+            assert!(refusal.contains(expected), "{text:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_slip_is_guessed() {
+        for (rest, meant) in [
+            ("prot = 1", Some("port")),
+            ("[settings]\nageeing = 3", Some("ageing")),
+            ("[settings]\nstorm.broadcst = 3", Some("broadcast")),
+            ("[[nat]]\nid = 1\nkind = 'masqurade'", Some("masquerade")),
+            ("[switch]\nfail = 'close'", Some("closed")),
+            ("[[port]]\nguard = 'strict'", None),
+        ] {
+            let refusal = parse(&format!("schema = 1\n{rest}\n")).unwrap_err();
+            let expected = meant.map(|meant| format!("did you mean `{meant}`?"));
+            assert_eq!(refusal.mend, expected, "{rest}: {}", refusal.why);
         }
     }
 }

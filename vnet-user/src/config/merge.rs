@@ -150,7 +150,7 @@ fn same_keys(old: &Table, new: &Table) -> bool {
 }
 
 /// What tells one element of the array `key` from the others.
-fn identity(key: &str, table: &Table) -> String {
+pub(super) fn identity(key: &str, table: &Table) -> String {
     let text = |field| table.get(field).and_then(Item::as_str).unwrap_or_default();
     match key {
         "fdb" => format!("{} {}", canonical_text(text("mac")), text("network")),
@@ -289,4 +289,4 @@ fn fresh(item: &Item) -> Item {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -4,13 +4,22 @@
 //! its transaction, [`edits`] the verbs that change it.
 
 mod carried;
+mod checkpoints;
+pub mod diff;
 mod document;
 pub mod edits;
+mod invalid;
 mod mac_addr;
 mod merge;
 pub mod names;
 pub mod nat;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod schema;
 mod settings;
+mod source;
+mod staged;
 mod store;
 mod storm;
 mod timeouts;
@@ -24,6 +33,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use carried::{Carried, CarriedNetwork};
+pub use checkpoints::{Checkpoint, Checkpoints, KEPT};
+pub use invalid::{Invalid, Place};
 pub use mac_addr::MacAddr;
 pub use names::DEFAULT_NETWORK;
 pub use nat::{
@@ -31,68 +42,16 @@ pub use nat::{
     Prefix, Protocols,
 };
 pub use settings::{Assignment, MssClamp, SETTING_KEYS, SettingKey, SettingValue, Settings};
+pub use source::{DOCUMENT_MAX, Source};
 pub use store::{Edited, Lock, Store};
 pub use storm::{StormLimit, StormLimits, StormOverrides};
 pub use timeouts::TimeoutPreset;
 pub use validate::MAX_MACS_LIMIT;
 
-use crate::error::Error;
-
-/// Why a configuration, or a change of it, is refused. Whoever tried says what was being done.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Invalid {
-    /// What it is about: "the port tap0".
-    pub subject: Option<String>,
-    /// Why.
-    pub why: String,
-    /// What the user can do about it.
-    pub mend: Option<String>,
-}
-
-impl Invalid {
-    /// A refusal.
-    pub fn new(why: impl Into<String>) -> Self {
-        Self {
-            why: why.into(),
-            ..Self::default()
-        }
-    }
-
-    /// The same refusal with what to do about it.
-    #[must_use]
-    pub fn mend(mut self, mend: impl Into<String>) -> Self {
-        self.mend = Some(mend.into());
-        self
-    }
-
-    /// The same refusal with what it is about.
-    #[must_use]
-    pub fn about(mut self, subject: impl Into<String>) -> Self {
-        self.subject = Some(subject.into());
-        self
-    }
-
-    /// The error of whoever tried: exit code 1, as it depends on the document.
-    pub fn doing(self, doing: impl Into<String>) -> Error {
-        let doing = doing.into();
-        let why = match self.subject {
-            // "adding the port tap0" need not be told that it is about the port tap0.
-            Some(subject) if !format!("{doing} ").contains(&format!("{subject} ")) => {
-                format!("{subject}: {}", self.why)
-            }
-            _ => self.why,
-        };
-        let error = Error::new(doing, why);
-        match self.mend {
-            Some(mend) => error.mend(mend),
-            None => error,
-        }
-    }
-}
-
 /// Where frames of an uplink are handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Mode {
     /// XDP where it is native and safe, else TC.
     #[default]
@@ -106,6 +65,7 @@ pub enum Mode {
 /// What becomes of traffic when vnet's programs are gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum FailMode {
     /// Open while the switch has one network and promises nothing, else closed.
     #[default]
@@ -142,17 +102,21 @@ pub struct Config {
 /// A broadcast domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Network {
-    /// Its name ([`names::check_network`]).
+    /// Its name.
     pub name: String,
     /// The tag it has on trunks that do not say otherwise, 1 to 4094.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 1, max = 4094)))]
     pub vlan: Option<u16>,
     /// Its MTU in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 68, max = 65535)))]
     pub mtu: Option<u32>,
     /// The host's addresses in it, with their prefixes: what its VMs use as gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub gateway: Vec<IpNet>,
 }
 
@@ -257,6 +221,7 @@ impl<'de> Deserialize<'de> for TrunkEntry {
 /// `mac`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StaticFdb {
     /// The address.
     pub mac: MacAddr,

@@ -95,6 +95,7 @@ pub struct NatOptions {
 /// Which connections share a mapping (RFC 4787, 4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Mapping {
     /// All from one internal address and port: endpoint-independent.
     #[default]
@@ -106,6 +107,7 @@ pub enum Mapping {
 /// Who may send to a mapping (RFC 4787, 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Filtering {
     /// Everybody: endpoint-independent.
     Eif,

@@ -521,6 +521,7 @@ impl std::str::FromStr for Assignment {
 /// The settings as the document holds them: only what differs from the defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SettingsSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     ageing: Option<u32>,

@@ -1,14 +1,14 @@
 //! The document's file: its lock, and the transaction that every change goes through.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Config, Invalid, document, merge};
+use super::checkpoints::Checkpoints;
+use super::staged::{Staged, make_dir, refused};
+use super::{Config, Invalid, Source, merge};
 use crate::error::{Doing as _, Error};
 use crate::host::signals::Held;
 
@@ -24,6 +24,7 @@ pub struct Store {
     switch: String,
     document: PathBuf,
     lock: PathBuf,
+    checkpoints: Checkpoints,
 }
 
 /// The switch's lock, held until dropped. Whoever changes the document or the kernel's tables
@@ -53,14 +54,15 @@ impl Edited {
 }
 
 impl Store {
-    /// The store of the switch called `switch`, with its document in `config_dir` and its lock in
-    /// `run_dir`. Touches nothing yet.
+    /// The store of the switch called `switch`, with its document in `config_dir`, its lock in
+    /// `run_dir` and the documents before in `state_dir`. Touches nothing yet.
     #[must_use]
-    pub fn new(config_dir: &Path, run_dir: &Path, switch: &str) -> Self {
+    pub fn new(config_dir: &Path, run_dir: &Path, state_dir: &Path, switch: &str) -> Self {
         Self {
             switch: switch.to_owned(),
             document: config_dir.join(format!("{switch}.toml")),
             lock: run_dir.join(format!("{switch}.lock")),
+            checkpoints: Checkpoints::new(state_dir.join(format!("{switch}.checkpoints"))),
         }
     }
 
@@ -68,6 +70,12 @@ impl Store {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.document
+    }
+
+    /// The documents that were kept before changes.
+    #[must_use]
+    pub fn checkpoints(&self) -> &Checkpoints {
+        &self.checkpoints
     }
 
     /// The configuration, checked; `None` while there is no document. Needs no lock: the document
@@ -91,7 +99,8 @@ impl Store {
     /// document beside the old one, `sync(old, new)`, rename. A `sync` that fails must leave the
     /// kernel as it was, and the document stays as it was. All that can fail for want of space or
     /// permission comes before `sync`. A document that does not change is not written, but `sync`
-    /// runs all the same: waiting ports get their chance.
+    /// runs all the same: waiting ports get their chance. The document before is kept as a
+    /// checkpoint.
     ///
     /// `doing` says what is being done, for errors.
     pub fn edit(
@@ -119,36 +128,96 @@ impl Store {
         edit(&mut new).map_err(|refusal| refusal.doing(doing))?;
         new.validate(&self.switch)
             .map_err(|refusal| refusal.doing(doing))?;
-        let staged = if new == old {
-            None
-        } else {
-            Some(self.stage(&merge::rewrite(&text, &old, &new))?)
+        let rewritten = (new != old).then(|| merge::rewrite(&text, &old, &new));
+        self.carry_out(doing, &text, rewritten.as_deref(), old, new, sync)
+    }
+
+    /// Puts `source` in the place of the document, as [`Self::edit`] changes it: comments and
+    /// spelling are the new one's. A document that cannot be understood is replaced only where
+    /// `old_matters` is not true, as while the switch is down; it counts as an empty one then.
+    ///
+    /// # Errors
+    /// As [`Self::edit`]; and `source` is not right.
+    pub fn replace(
+        &self,
+        doing: &str,
+        source: &Source,
+        old_matters: bool,
+        sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
+    ) -> Result<Edited, Error> {
+        let new = source.config(&self.switch)?;
+        let _lock = self.lock()?;
+        let _held = Held::begin();
+        let before = self.source()?;
+        let old = match &before {
+            None => Config::default(),
+            Some(before) => match before.config(&self.switch) {
+                Ok(old) => old,
+                Err(_) if !old_matters => Config::default(),
+                Err(error) => return Err(error),
+            },
         };
-        // An error drops `staged`, which takes the new document away again.
+        let changed = before.as_ref().map(|before| &before.text) != Some(&source.text);
+        let text = before.map(|before| before.text).unwrap_or_default();
+        let replacement = changed.then_some(source.text.as_str());
+        self.carry_out(doing, &text, replacement, old, new, sync)
+    }
+
+    /// The second half of every change: stage, sync, commit. `before` is the document's text, empty
+    /// where there is none, `after` what it becomes, if it changes.
+    fn carry_out(
+        &self,
+        doing: &str,
+        before: &str,
+        after: Option<&str>,
+        old: Config,
+        new: Config,
+        sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
+    ) -> Result<Edited, Error> {
+        let staged = match after {
+            None => None,
+            Some(after) => {
+                let document = self.stage(after)?;
+                let checkpoint = match before {
+                    "" => None,
+                    before => Some(self.checkpoints.stage(doing, before, document.mode)?),
+                };
+                Some((document, checkpoint))
+            }
+        };
+        // An error drops `staged`, which takes the new files away again.
         let warnings = sync(&old, &new)?;
-        if let Some(staged) = staged {
-            staged.commit()?;
+        if let Some((document, checkpoint)) = staged {
+            // First, so that the document before is never nowhere.
+            if let Some(checkpoint) = checkpoint {
+                checkpoint.commit()?;
+            }
+            document.commit()?;
         }
         Ok(Edited { old, new, warnings })
     }
 
     /// The document's text and meaning.
     fn read(&self) -> Result<Option<(String, Config)>, Error> {
-        let doing = || format!("reading {}", self.document.display());
-        let text = match fs::read_to_string(&self.document) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(refused(doing(), error)),
+        let Some(source) = self.source()? else {
+            return Ok(None);
         };
-        let config = document::parse(&text).map_err(|refusal| match refusal.mend {
-            Some(_) => refusal.doing(doing()),
-            None => refusal.doing(doing()).mend("edit the file"),
-        })?;
         // Commands that would mend it have to read it first.
-        config
-            .validate(&self.switch)
-            .map_err(|refusal| refusal.doing(doing()).mend("edit the file"))?;
-        Ok(Some((text, config)))
+        let config = source.config(&self.switch)?;
+        Ok(Some((source.text, config)))
+    }
+
+    /// The document's text, whatever it says; `None` while there is no document.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn source(&self) -> Result<Option<Source>, Error> {
+        let name = self.document.display().to_string();
+        match File::open(&self.document) {
+            Ok(file) => Source::read(name, file).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(refused(format!("reading {name}"), error)),
+        }
     }
 
     fn lock_within(&self, patience: Duration) -> Result<Lock, Error> {
@@ -216,22 +285,12 @@ impl Store {
     fn stage(&self, text: &str) -> Result<Staged, Error> {
         // A document that is a link stays one: what it leads to is replaced.
         let target = fs::canonicalize(&self.document).unwrap_or_else(|_| self.document.clone());
-        let doing = || format!("writing {}", target.display());
         let dir = target.parent().unwrap_or(Path::new(".")).to_owned();
         make_dir(&dir, 0o755)?;
-        // The lock makes the name ours; what a crash left there is overwritten.
-        let staged = Staged {
-            file: dir.join(format!(".{}.toml.new", self.switch)),
-            target: target.clone(),
-            dir,
-        };
         let mode = fs::metadata(&target).map_or(0o644, |meta| meta.permissions().mode() & 0o7777);
-        let mut file = File::create(&staged.file).map_err(|error| refused(doing(), error))?;
-        file.set_permissions(fs::Permissions::from_mode(mode))
-            .doing(doing)?;
-        file.write_all(text.as_bytes()).doing(doing)?;
-        file.sync_all().doing(doing)?;
-        Ok(staged)
+        // The lock makes the name ours; what a crash left there is overwritten.
+        let file = dir.join(format!(".{}.toml.new", self.switch));
+        Staged::write(file, target, mode, text)
     }
 }
 
@@ -240,50 +299,6 @@ fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
         _ => false,
-    }
-}
-
-/// A new document on the disk that is not yet the document. Dropped, it is gone.
-struct Staged {
-    file: PathBuf,
-    target: PathBuf,
-    dir: PathBuf,
-}
-
-impl Staged {
-    fn commit(self) -> Result<(), Error> {
-        let doing = || format!("replacing {}", self.target.display());
-        fs::rename(&self.file, &self.target).doing(doing)?;
-        // The rename itself must survive a power cut too.
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .doing(doing)
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // After the rename there is nothing left under this name.
-        let _ = fs::remove_file(&self.file);
-    }
-}
-
-fn make_dir(dir: &Path, mode: u32) -> Result<(), Error> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(dir)
-        .map_err(|error| refused(format!("making the directory {}", dir.display()), error))
-}
-
-/// The error of a file that could not be opened or made.
-fn refused(doing: String, error: io::Error) -> Error {
-    let denied = error.kind() == io::ErrorKind::PermissionDenied;
-    let error = Error::new(doing, error);
-    if denied {
-        error.mend("run it as root")
-    } else {
-        error
     }
 }
 
@@ -303,7 +318,10 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(&dir.path().join("etc"), &dir.path().join("run"), "vsw0");
+        let store = {
+            let place = |name| dir.path().join(name);
+            Store::new(&place("etc"), &place("run"), &place("lib"), "vsw0")
+        };
         (dir, store)
     }
 

@@ -115,6 +115,7 @@ pub struct StormLimits {
 /// What a port says about its limits; where it says nothing the switch's default applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StormOverrides {
     /// Frames to ff:ff:ff:ff:ff:ff.
     #[serde(skip_serializing_if = "Option::is_none")]

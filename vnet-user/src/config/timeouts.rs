@@ -93,6 +93,7 @@ impl FromStr for TimeoutPreset {
 /// The timeouts as the document holds them: only those that differ from the defaults.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TimeoutOverrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     tcp_transitory: Option<u32>,

@@ -28,12 +28,17 @@ impl Config {
         self.validate_static_fdb(switch)?;
         self.validate_nat(switch)?;
         check_stations("the deny list", &self.mac_deny)
+            .map_err(|refusal| refusal.at("mac", 0).key("deny"))
     }
 
     fn validate_settings(&self, switch: &str) -> Result<(), Invalid> {
         for key in &SETTING_KEYS {
-            key.check(key.get(&self.settings))
-                .map_err(|why| Invalid::new(why).about(format!("the setting {}", key.name)))?;
+            key.check(key.get(&self.settings)).map_err(|why| {
+                Invalid::new(why)
+                    .about(format!("the setting {}", key.name))
+                    .at("settings", 0)
+                    .key(key.name)
+            })?;
         }
         // Slot 0 stands for no port, the switch device and the host behind each uplink have one.
         let uplinks = self.ports.iter().filter(|port| port.uplink).count();
@@ -58,30 +63,39 @@ impl Config {
     fn validate_networks(&self) -> Result<(), Invalid> {
         let mut seen = HashSet::new();
         let mut vlans = HashMap::new();
-        for network in &self.networks {
+        for (index, network) in self.networks.iter().enumerate() {
             let name = network.name.as_str();
-            names::check_network(name).map_err(Invalid::new)?;
+            let at = |key| move |refusal: Invalid| refusal.at("network", index).key(key);
+            names::check_network(name)
+                .map_err(Invalid::new)
+                .map_err(at("name"))?;
             if !seen.insert(name) {
-                return Err(Invalid::new(format!("the network {name} is there twice")));
+                let why = format!("the network {name} is there twice");
+                return Err(at("name")(Invalid::new(why)));
             }
             let of = |why: String| Invalid::new(why).about(format!("the network {name}"));
             if let Some(mtu) = network.mtu {
-                names::check_mtu(mtu).map_err(of)?;
+                names::check_mtu(mtu).map_err(of).map_err(at("mtu"))?;
             }
             let Some(vid) = network.vlan else { continue };
-            names::check_vlan(vid).map_err(of)?;
+            names::check_vlan(vid).map_err(of).map_err(at("vlan"))?;
             if name == DEFAULT_NETWORK {
-                return Err(Invalid::new(format!(
-                    "the network {DEFAULT_NETWORK} is the untagged one and has no VLAN id"
-                ))
-                .mend("add another network with the VLAN id"));
+                return Err(at("vlan")(
+                    Invalid::new(format!(
+                        "the network {DEFAULT_NETWORK} is the untagged one and has no VLAN id"
+                    ))
+                    .mend("add another network with the VLAN id"),
+                ));
             }
             if let Some(other) = vlans.insert(vid, name) {
-                return Err(Invalid::new(format!(
-                    "the networks {other} and {name} both have the VLAN id {vid}"
-                ))
-                .mend(
-                    "give one of them another VLAN id; a port may translate it (--trunk NAME=VID)",
+                return Err(at("vlan")(
+                    Invalid::new(format!(
+                        "the networks {other} and {name} both have the VLAN id {vid}"
+                    ))
+                    .mend(
+                        "give one of them another VLAN id; a port may translate it (--trunk \
+                         NAME=VID)",
+                    ),
                 ));
             }
         }
@@ -101,30 +115,38 @@ impl Config {
 
     fn validate_ports(&self, switch: &str) -> Result<(), Invalid> {
         let mut seen = HashSet::new();
-        for port in &self.ports {
+        for (index, port) in self.ports.iter().enumerate() {
             let name = port.name.as_str();
-            names::check_iface(name).map_err(Invalid::new)?;
+            let at = |key| move |refusal: Invalid| refusal.at("port", index).key(key);
+            names::check_iface(name)
+                .map_err(Invalid::new)
+                .map_err(at("name"))?;
             if !seen.insert(name) {
-                return Err(Invalid::new(format!("the port {name} is there twice")));
+                let why = format!("the port {name} is there twice");
+                return Err(at("name")(Invalid::new(why)));
             }
             if port.uplink && name == switch {
-                return Err(Invalid::new(format!(
-                    "{name} is the switch device and cannot be its own uplink"
-                )));
+                let why = format!("{name} is the switch device and cannot be its own uplink");
+                return Err(at("uplink")(Invalid::new(why)));
             }
-            let about = |refusal: Invalid| refusal.about(format!("the port {name}"));
-            self.validate_attachment(port).map_err(about)?;
-            check_stations("its list of sources", &port.macs).map_err(about)?;
+            let about =
+                |key| move |refusal: Invalid| at(key)(refusal.about(format!("the port {name}")));
+            let key = match &port.attachment {
+                Attachment::Trunk { .. } => "trunk",
+                Attachment::Access(_) | Attachment::Default => "network",
+            };
+            self.validate_attachment(port).map_err(about(key))?;
+            check_stations("its list of sources", &port.macs).map_err(about("mac"))?;
             if port.max_macs.is_some_and(|limit| limit > MAX_MACS_LIMIT) {
                 let why = format!("max_macs is at most {MAX_MACS_LIMIT}");
-                return Err(about(Invalid::new(why)));
+                return Err(about("max_macs")(Invalid::new(why)));
             }
             for (kind, limit) in port.storm.iter() {
                 if let Some(limit) = limit {
                     let why = limit
                         .check()
                         .map_err(|why| format!("storm limit {kind}: {why}"));
-                    why.map_err(|why| about(Invalid::new(why)))?;
+                    why.map_err(|why| about("storm")(Invalid::new(why)))?;
                 }
             }
         }
@@ -190,22 +212,27 @@ impl Config {
 
     fn validate_static_fdb(&self, switch: &str) -> Result<(), Invalid> {
         let mut seen = HashSet::new();
-        for StaticFdb { mac, network, port } in &self.static_fdb {
-            let about = |refusal: Invalid| refusal.about(format!("the static address {mac}"));
-            mac.check_station().map_err(Invalid::new)?;
-            self.require_network(network).map_err(about)?;
+        for (index, StaticFdb { mac, network, port }) in self.static_fdb.iter().enumerate() {
+            let at = |key| move |refusal: Invalid| refusal.at("fdb", index).key(key);
+            let about = |key| {
+                move |refusal: Invalid| at(key)(refusal.about(format!("the static address {mac}")))
+            };
+            mac.check_station()
+                .map_err(Invalid::new)
+                .map_err(at("mac"))?;
+            self.require_network(network).map_err(about("network"))?;
             if !seen.insert((mac, network)) {
                 let why = format!("it is there twice for the network {network}");
-                return Err(about(Invalid::new(why)));
+                return Err(about("mac")(Invalid::new(why)));
             }
             let carried = match self.port(port) {
                 Some(port) => self.carried(port),
                 None if port == switch => self.carried(&Port::new(switch)),
-                None => return Err(about(super::edits::no_port(self, switch, port))),
+                None => return Err(about("port")(super::edits::no_port(self, switch, port))),
             };
             if !carried.carries(network) {
                 let why = format!("the port {port} does not carry {network}, but {carried}");
-                return Err(about(Invalid::new(why)).mend(format!(
+                return Err(about("network")(Invalid::new(why)).mend(format!(
                     "have {port} carry {network}, or delete the static address"
                 )));
             }

@@ -10,7 +10,7 @@ use super::pins::Pins;
 
 /// Key of the map `port_aliases`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortAliasKey {
     /// Interface index.
     pub ifindex: u32,

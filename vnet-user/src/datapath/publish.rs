@@ -1,28 +1,19 @@
-//! Puts a configuration's tables into force: the half that is not in use is filled and read back,
-//! then one word is set.
+//! Puts a configuration's tables into force: the half that is not in use is filled, one word is set,
+//! and all of it is read back.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::lpm_trie::Key;
-use vnet_common::{
-    MacDenyKey, Member, NatMatchKey, NatRule, PortConf, PortMacKey, PortSegmentKey, PortTagKey,
-    SEGMENTS, SegmentConf, SwitchConf, nat::NAT_RULES,
-};
+use vnet_common::{PortConf, SwitchConf};
 
-use super::{
-    counters,
-    maps::{self, PortAliasKey},
-    object::Sizes,
-    pins::Pins,
-};
+use super::{counters, maps, object::Sizes, pins::Pins, tables};
 use crate::compile::{Image, Owner};
 use crate::host::kernel;
 
 /// Puts `image` into force.
 ///
 /// # Errors
-/// A map refuses a value; what was in force stays in force.
+/// A map refuses a value, or holds something else in the end; what was in force is in force.
 pub fn publish(pins: &Pins, sizes: &Sizes, image: &Image) -> Result<()> {
     let mut conf = maps::array::<SwitchConf>(pins, "switch_conf")?;
     let current = conf.get(&0, 0).context("reading the switch's state")?;
@@ -30,15 +21,34 @@ pub fn publish(pins: &Pins, sizes: &Sizes, image: &Image) -> Result<()> {
 
     // A program that began before the last swap may still read the half that is filled now.
     kernel::membarrier_global();
-    fill(pins, sizes, image, generation)
-        .with_context(|| format!("filling generation {generation} of the tables"))?;
+    tables::fill(pins, sizes, image, generation)?;
 
     counters::begin(pins, &image.ports)?;
 
     // The old generation's entries stay until the next change: programs that began before this word
-    // was set still look them up.
-    conf.set(0, next_conf(&current, sizes, image, generation), 0)
-        .context("swapping the generations")
+    // was set still look them up, and it can be taken back.
+    let next = next_conf(&current, sizes, image, generation);
+    conf.set(0, next, 0).context("swapping the generations")?;
+
+    let compared = conf
+        .get(&0, 0)
+        .context("reading the switch's state back")
+        .and_then(|found| {
+            ensure!(
+                found == next,
+                "the switch's state is {found:?}, not {next:?}"
+            );
+            tables::compare(pins, sizes, image, generation)
+        });
+    if compared.is_err() {
+        let back = SwitchConf {
+            epoch: next.epoch.wrapping_add(1),
+            ..current
+        };
+        conf.set(0, back, 0)
+            .context("swapping the generations back")?;
+    }
+    compared
 }
 
 /// What follows `current` when `image` comes into force as `generation`.
@@ -68,128 +78,6 @@ pub fn next_conf(
         mss_clamp: image.mss_clamp,
         timeouts: image.timeouts,
     }
-}
-
-fn fill(pins: &Pins, sizes: &Sizes, image: &Image, generation: u32) -> Result<()> {
-    forget(pins, generation)?;
-
-    let mut ports = maps::array::<PortConf>(pins, "ports")?;
-    for slot in 0..sizes.max_ports {
-        let conf = image.ports.get(&(slot as u16)).copied().unwrap_or_default();
-        ports.set(generation * sizes.max_ports + slot, conf, 0)?;
-    }
-    let mut segments = maps::array::<SegmentConf>(pins, "segment_conf")?;
-    for segment in 0..SEGMENTS {
-        let conf = image
-            .segments
-            .get(&(segment as u16))
-            .copied()
-            .unwrap_or_default();
-        segments.set(generation * SEGMENTS + segment, conf, 0)?;
-    }
-    ensure!(
-        image.members.len() as u64 <= u64::from(sizes.max_members()),
-        "more memberships than the map has room for; take the switch down and up"
-    );
-    let mut members = maps::array::<Member>(pins, "members")?;
-    for (index, member) in image.members.iter().enumerate() {
-        members.set(generation * sizes.max_members() + index as u32, *member, 0)?;
-    }
-
-    let mut aliases = maps::hash::<PortAliasKey, u32>(pins, "port_aliases")?;
-    for (&ifindex, &slot) in &image.aliases {
-        let key = PortAliasKey {
-            ifindex,
-            generation,
-        };
-        aliases.insert(key, u32::from(slot), 0)?;
-    }
-    let mut tags = maps::hash::<PortTagKey, u32>(pins, "port_tags")?;
-    for (&(slot, vid), &segment) in &image.tags {
-        let key = PortTagKey {
-            generation,
-            slot,
-            vid,
-        };
-        tags.insert(key, u32::from(segment), 0)?;
-    }
-    let mut port_segments = maps::hash::<PortSegmentKey, u32>(pins, "port_segments")?;
-    for (&(slot, segment), &vid) in &image.port_segments {
-        let key = PortSegmentKey {
-            generation,
-            slot,
-            segment,
-        };
-        port_segments.insert(key, u32::from(vid), 0)?;
-    }
-    let mut deny = maps::hash::<MacDenyKey, u32>(pins, "mac_deny")?;
-    for &mac in &image.mac_deny {
-        let key = MacDenyKey {
-            mac,
-            generation: generation as u16,
-        };
-        deny.insert(key, 1, 0)?;
-    }
-    let mut allow = maps::hash::<PortMacKey, u32>(pins, "mac_allow")?;
-    for &(slot, mac) in &image.mac_allow {
-        let key = PortMacKey {
-            mac,
-            slot,
-            generation,
-        };
-        allow.insert(key, 1, 0)?;
-    }
-    fill_nat(pins, image, generation)
-}
-
-fn fill_nat(pins: &Pins, image: &Image, generation: u32) -> Result<()> {
-    let mut rules = maps::array::<NatRule>(pins, "nat_rules")?;
-    for id in 0..NAT_RULES {
-        let rule = image.nat_rules.get(&(id as u16)).copied();
-        rules.set(generation * NAT_RULES + id, rule.unwrap_or_default(), 0)?;
-    }
-    let mut matches = maps::lpm_trie::<NatMatchKey, u32>(pins, "nat_match")?;
-    for ((bits, key), value) in &image.nat_matches {
-        let key = NatMatchKey {
-            generation: generation as u8,
-            ..*key
-        };
-        matches.insert(&Key::new(*bits, key), *value, 0)?;
-    }
-    Ok(())
-}
-
-/// Deletes a generation's entries from the hash maps.
-fn forget(pins: &Pins, generation: u32) -> Result<()> {
-    fn sweep<K: aya::Pod>(pins: &Pins, name: &str, due: impl Fn(&K) -> bool) -> Result<()> {
-        let mut map = maps::hash::<K, u32>(pins, name)?;
-        let keys: Vec<K> = map
-            .keys()
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("reading the map {name}"))?;
-        for key in keys.iter().filter(|key| due(key)) {
-            map.remove(key)
-                .with_context(|| format!("deleting from the map {name}"))?;
-        }
-        Ok(())
-    }
-    sweep::<PortAliasKey>(pins, "port_aliases", |k| k.generation == generation)?;
-    sweep::<PortTagKey>(pins, "port_tags", |k| k.generation == generation)?;
-    sweep::<PortSegmentKey>(pins, "port_segments", |k| k.generation == generation)?;
-    sweep::<MacDenyKey>(pins, "mac_deny", |k| u32::from(k.generation) == generation)?;
-    sweep::<PortMacKey>(pins, "mac_allow", |k| k.generation == generation)?;
-
-    let mut matches = maps::lpm_trie::<NatMatchKey, u32>(pins, "nat_match")?;
-    let keys: Vec<Key<NatMatchKey>> = matches
-        .keys()
-        .collect::<Result<_, _>>()
-        .context("reading the map nat_match")?;
-    for key in keys {
-        if u32::from(key.data().generation) == generation {
-            matches.remove(&key).context("emptying the map nat_match")?;
-        }
-    }
-    Ok(())
 }
 
 /// The ports in force, by slot.

@@ -19,6 +19,7 @@ fn the_commands() {
       mac          MAC addresses that may not communicate at all
       nat          Address translation
       flow         Connections that are in force
+      config       The document as a whole
       set          Change settings
       get          Show settings
       stats        Show traffic counters and drops by reason
@@ -365,6 +366,43 @@ fn options_of_flow() {
           --remote <CIDR>  Only with this other end
           --rule <ID>      Only of this translation rule
       -h, --help           Print help (see more with '--help')
+    ");
+}
+
+#[test]
+fn options_of_config() {
+    let switch = Switch::new();
+    insta::assert_snapshot!(own_part(&switch.ok("config -h")), @"
+    The document as a whole
+
+    Usage: vnet-user config [OPTIONS] <COMMAND>
+
+    Commands:
+      export    Print the document as it is, comments included
+      check     Say whether a document is right; needs no privileges and changes nothing
+      diff      Show what applying a document would change: exit code 0 for nothing, 1 for something, 2
+                for an error
+      apply     Replace the document, and make the kernel equal to it: all of it or nothing
+      confirm   Keep what `apply --confirm` applied
+      rollback  Apply a document that was kept before a change
+      list      List the documents that were kept, each before a change
+      help      Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&switch.ok("config apply -h")), @"
+    Replace the document, and make the kernel equal to it: all of it or nothing
+
+    Usage: vnet-user config apply [OPTIONS] <FILE>
+
+    Arguments:
+      <FILE>  The document; - is standard input
+
+    Options:
+          --confirm <SECONDS>  Take it back after so many seconds unless `config confirm` comes before;
+                               the daemon does it
+      -h, --help               Print help (see more with '--help')
     ");
 }
 

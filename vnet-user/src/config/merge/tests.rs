@@ -10,7 +10,7 @@ use crate::config::{
 };
 
 /// A document as people write them.
-const HAND_WRITTEN: &str = r#"# Rack 4, row B
+pub const HAND_WRITTEN: &str = r#"# Rack 4, row B
 schema   =   1   # the only one
 
 [settings]
@@ -313,7 +313,7 @@ fn inline_spelling_is_understood() {
 }
 
 #[derive(Clone, Debug)]
-enum Edit {
+pub enum Edit {
     AddNetwork(Network),
     DeleteNetwork(String),
     AddPort(String, PortChange),
@@ -330,7 +330,7 @@ enum Edit {
 }
 
 impl Edit {
-    fn apply(self, config: &mut Config) -> Result<(), Invalid> {
+    pub fn apply(self, config: &mut Config) -> Result<(), Invalid> {
         match self {
             Self::AddNetwork(network) => edits::add_network(config, network),
             Self::DeleteNetwork(name) => edits::delete_network(config, &name),
@@ -499,7 +499,7 @@ fn any_gateway() -> impl Strategy<Value = Vec<IpNet>> {
         .prop_map(|texts| texts.iter().map(|text| text.parse().unwrap()).collect())
 }
 
-fn any_edit() -> impl Strategy<Value = Edit> {
+pub fn any_edit() -> impl Strategy<Value = Edit> {
     let vlan = prop::option::of(10_u16..13);
     let mtu = prop::option::of(Just(9000));
     let network = (any_network(), vlan, mtu, any_gateway());

@@ -14,28 +14,37 @@ use super::{
 /// are typed; which keys there are depends on the kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NatSection {
     id: u16,
     kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none")]
     network: Option<String>,
     #[serde(default, with = "typed", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     source: Option<Prefix>,
     #[serde(default, with = "typed", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     proto: Option<Protocols>,
     #[serde(default, with = "typed", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     listen: Option<Endpoint>,
     #[serde(default, with = "typed", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     to: Option<To>,
     #[serde(default, with = "typed", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     from: Option<Prefix>,
     #[serde(default, with = "typed", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     external: Option<Prefix>,
     #[serde(default, with = "typed", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     internal: Option<Prefix>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uplink: Option<String>,
     #[serde(default, with = "typed", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     ports: Option<PortRange>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mapping: Option<Mapping>,
@@ -47,6 +56,7 @@ pub struct NatSection {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 enum Kind {
     #[default]
     Masquerade,

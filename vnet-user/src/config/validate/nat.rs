@@ -61,9 +61,13 @@ impl Config {
     /// Checks every network's gateways.
     pub(super) fn validate_gateways(&self) -> Result<(), Invalid> {
         let mut seen = HashMap::new();
-        for network in &self.networks {
-            let about =
-                |why: String| Invalid::new(why).about(format!("the network {}", network.name));
+        for (index, network) in self.networks.iter().enumerate() {
+            let about = |why: String| {
+                Invalid::new(why)
+                    .about(format!("the network {}", network.name))
+                    .at("network", index)
+                    .key("gateway")
+            };
             for gateway in &network.gateway {
                 check_gateway(*gateway).map_err(about)?;
                 match seen.insert(gateway.addr(), &network.name) {
@@ -98,7 +102,7 @@ impl Config {
     /// The networks' prefixes. Of those of one network that lie in each other, the widest.
     fn insides(&self) -> Result<Spans<Inside<'_>>, Invalid> {
         let mut insides: Spans<Inside<'_>> = Spans::new();
-        for network in &self.networks {
+        for (index, network) in self.networks.iter().enumerate() {
             'gateways: for gateway in &network.gateway {
                 let new = Inside {
                     network: &network.name,
@@ -112,6 +116,8 @@ impl Config {
                             new.prefix, old.prefix, old.network
                         ))
                         .about(format!("the network {}", network.name))
+                        .at("network", index)
+                        .key("gateway")
                         .mend("give each network a prefix of its own"));
                     }
                     if old.prefix.contains(&new.prefix) {
@@ -140,7 +146,7 @@ impl Config {
         let gateways = self.networks.iter().flat_map(|network| &network.gateway);
         claims.gateways.extend(gateways.map(IpNet::addr));
         for (place, rule) in self.nat.iter().enumerate() {
-            let about = |refusal: Invalid| refusal.about(format!("the {rule}"));
+            let about = |refusal: Invalid| refusal.about(format!("the {rule}")).at("nat", place);
             if rule.id == 0 || u32::from(rule.id) >= NAT_RULES {
                 let why = format!("its id is not one of 1 to {}", NAT_RULES - 1);
                 return Err(about(Invalid::new(why)));
@@ -155,14 +161,17 @@ impl Config {
                 .check()
                 .map_err(|why| about(Invalid::new(why)))?;
             if let Some(uplink) = rule.action.uplink() {
-                self.require_uplink(switch, uplink).map_err(about)?;
+                self.require_uplink(switch, uplink)
+                    .map_err(|refusal| about(refusal).key("uplink"))?;
             }
             self.validate_rule(rule, &mut claims).map_err(about)?;
         }
         // Whichever of the two rules comes first.
-        self.nat
-            .iter()
-            .try_for_each(|rule| claims.check_outside(rule))
+        self.nat.iter().enumerate().try_for_each(|(place, rule)| {
+            claims
+                .check_outside(rule)
+                .map_err(|refusal| refusal.at("nat", place))
+        })
     }
 
     /// Refuses a way out that is neither an uplink nor the switch device.

@@ -1,0 +1,199 @@
+//! `config export | check | diff | apply | confirm | rollback | list`.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::tell;
+use crate::cli::{ApplyArgs, ConfigCommand, Format, Global};
+use crate::compile::{self, Facts};
+use crate::config::{
+    Checkpoint, Edited, Source,
+    diff::{self, Change},
+};
+use crate::error::{Doing as _, Error, ExitCode};
+use crate::output::{Listing, Output, print};
+use crate::runtime::Session;
+
+/// Runs the verb. Each opens of the switch what it needs: a document can be checked where there is
+/// no switch, and by anybody.
+pub fn run(global: &Global, output: &Output, command: ConfigCommand) -> Result<ExitCode, Error> {
+    match command {
+        ConfigCommand::Export => export(&Session::open(global)?, output)?,
+        ConfigCommand::Check { file } => check(output, &global.switch, &file)?,
+        ConfigCommand::Diff { file } => {
+            // To scripts 1 means that there is a difference, and nothing else.
+            return Session::open(global)
+                .and_then(|session| diff(&session, output, &file))
+                .map_err(|error| error.code(ExitCode::Usage));
+        }
+        ConfigCommand::Apply(args) => apply(&mut Session::open(global)?, output, &args)?,
+        ConfigCommand::Confirm => {
+            return Err(no_daemon(
+                "confirming what was applied",
+                "what `config apply` applied without --confirm stays",
+            ));
+        }
+        ConfigCommand::Rollback { id } => rollback(&mut Session::open(global)?, output, id)?,
+        ConfigCommand::List => list(&Session::open(global)?, output)?,
+    }
+    Ok(ExitCode::Done)
+}
+
+/// The document as it is; a switch without one is as one begins.
+fn export(session: &Session, output: &Output) -> Result<(), Error> {
+    let source = session.store().source()?.unwrap_or_else(Source::empty);
+    source.config(session.switch())?;
+    if output.format() == Format::Table {
+        return print(&source.text);
+    }
+    let doing = || "printing the document".into();
+    let value: serde_json::Value = toml::from_str(&source.text).doing(doing)?;
+    let text = if output.format() == Format::Json {
+        serde_json::to_string_pretty(&value)
+    } else {
+        serde_json::to_string(&value)
+    };
+    print(&(text.doing(doing)? + "\n"))
+}
+
+fn check(output: &Output, switch: &str, file: &Path) -> Result<(), Error> {
+    let source = Source::open(file)?;
+    let config = source.config(switch)?;
+    compile::compile(&config, &Facts::supposed(&config, switch))?;
+    output.note(&format!("{} is right", source.name));
+    Ok(())
+}
+
+fn diff(session: &Session, output: &Output, file: &Path) -> Result<ExitCode, Error> {
+    let new = Source::open(file)?;
+    let after = new.config(session.switch())?;
+    let before = super::load(session)?;
+    let changes = diff::changes(&before, &after);
+    if output.format() != Format::Table {
+        output.list(&changes)?;
+    } else if !changes.is_empty() {
+        let mut text = format!(
+            "--- {}\n+++ {}\n",
+            session.store().path().display(),
+            new.name
+        );
+        text.extend(changes.iter().map(Change::text));
+        print(&text)?;
+    }
+    Ok(if changes.is_empty() {
+        ExitCode::Done
+    } else {
+        ExitCode::Differs
+    })
+}
+
+fn apply(session: &mut Session, output: &Output, args: &ApplyArgs) -> Result<(), Error> {
+    let doing = format!("applying {}", args.file.display());
+    if args.confirm.is_some() {
+        return Err(no_daemon(
+            &doing,
+            "apply it without --confirm: `vnet-user config rollback` takes it back",
+        ));
+    }
+    let source = Source::open(&args.file)?;
+    replace(session, output, &doing, &source)
+}
+
+fn rollback(session: &mut Session, output: &Output, id: Option<u32>) -> Result<(), Error> {
+    let checkpoints = session.store().checkpoints();
+    let id = match id {
+        Some(id) => id,
+        None => checkpoints.last()?.ok_or_else(|| {
+            Error::new(
+                format!("rolling back the switch {}", session.switch()),
+                "no document has been kept: no command has changed it yet",
+            )
+            .mend("vnet-user config apply FILE")
+        })?,
+    };
+    let source = checkpoints.load(id)?;
+    let doing = format!("rolling back to the checkpoint {id}");
+    replace(session, output, &doing, &source)
+}
+
+/// Puts a whole document into force, or nothing of it.
+fn replace(
+    session: &mut Session,
+    output: &Output,
+    doing: &str,
+    source: &Source,
+) -> Result<(), Error> {
+    let store = session.store().clone();
+    let is_up = session.is_up();
+    let edited: Edited = store.replace(doing, source, is_up, |old, new| session.sync(old, new))?;
+    tell(session, output, &edited);
+    match diff::changes(&edited.old, &edited.new).len() {
+        0 => output.note("nothing changes"),
+        1 => output.note("1 object changed"),
+        changes => output.note(&format!("{changes} objects changed")),
+    }
+    Ok(())
+}
+
+/// What is applied until it is confirmed is taken back by the daemon: no other process is sure to
+/// be there when the time comes.
+fn no_daemon(doing: &str, mend: &str) -> Error {
+    Error::new(doing, "only the daemon can take it back, and none runs")
+        .code(ExitCode::NotUp)
+        .mend(mend)
+}
+
+fn list(session: &Session, output: &Output) -> Result<(), Error> {
+    let checkpoints = session.store().checkpoints().list()?;
+    output.list(
+        &checkpoints
+            .iter()
+            .map(CheckpointRow::new)
+            .collect::<Vec<_>>(),
+    )
+}
+
+impl Listing for Change {
+    const PLURAL: &'static str = "changes";
+    const COLUMNS: &'static [&'static str] = &["OBJECT", "NAME", "CHANGE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.object.clone(),
+            self.name.clone(),
+            format!("{:?}", self.change).to_lowercase(),
+        ]
+    }
+}
+
+#[derive(Serialize)]
+struct CheckpointRow {
+    id: u32,
+    /// RFC 3339, UTC.
+    time: String,
+    /// What was done then.
+    before: String,
+}
+
+impl CheckpointRow {
+    fn new(checkpoint: &Checkpoint) -> Self {
+        let time = i64::try_from(checkpoint.time_s)
+            .ok()
+            .and_then(|time_s| jiff::Timestamp::from_second(time_s).ok());
+        Self {
+            id: checkpoint.id,
+            time: time.map_or_else(|| "-".into(), |time| time.to_string()),
+            before: checkpoint.before.clone(),
+        }
+    }
+}
+
+impl Listing for CheckpointRow {
+    const PLURAL: &'static str = "checkpoints";
+    const COLUMNS: &'static [&'static str] = &["ID", "TIME UTC", "BEFORE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.id.to_string(), self.time.clone(), self.before.clone()]
+    }
+}
