@@ -126,6 +126,17 @@ pub fn load(pins: &Pins, sizes: &Sizes) -> Result<Ebpf> {
     Ok(ebpf)
 }
 
+/// Checks that the maps that are pinned are as this build makes them.
+///
+/// # Errors
+/// One has another layout, or may not be looked at.
+pub fn check_layout(pins: &Pins, sizes: &Sizes) -> Result<()> {
+    for name in map_names()? {
+        check_pinned(&name, &pins.map(&name), sizes)?;
+    }
+    Ok(())
+}
+
 /// A loader for `object` with the maps' sizes set; tests load other builds of it.
 #[must_use]
 pub fn loader<'a>(_object: &[u8], sizes: &'a Sizes) -> EbpfLoader<'a> {

@@ -102,10 +102,7 @@ mod tests {
             let veth = links.by_name("v0")?.context("it was made")?;
             let bridge = links.create_bridge("br0", [2, 0, 0, 0, 0, 1])?;
             let told = xdp_features(veth.index)?;
-            ensure!(
-                told.is_some() == (kernel::version()? >= (6, 3)),
-                "{told:?}"
-            );
+            ensure!(told.is_some() == (kernel::version()? >= (6, 3)), "{told:?}");
             if let Some(features) = told {
                 ensure!(features.native && features.redirect, "{features:?}");
                 let bridge = xdp_features(bridge.index)?.context("told of the veth")?;
