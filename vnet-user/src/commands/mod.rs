@@ -4,6 +4,7 @@
 mod completions;
 #[cfg(feature = "datapath-log")]
 mod datapath_log;
+mod doctor;
 mod down;
 mod events;
 mod fdb;
@@ -28,10 +29,12 @@ use crate::runtime::Session;
 /// Runs what was typed.
 pub fn run(cli: Cli) -> Result<(), Error> {
     let output = Output::new(&cli.global);
-    // These two are about the program, not about a switch.
+    // These are about the program, or work without a switch.
     match &cli.command {
         Command::Completions(args) => return completions::run(args),
         Command::Man(args) => return man::run(args),
+        // A switch that cannot be opened is something to tell of.
+        Command::Doctor(args) => return doctor::run(&cli.global, &output, args),
         _ => {}
     }
     let mut session = Session::open(&cli.global)?;
@@ -52,7 +55,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Events(args) => events::run(session, &output, args),
         #[cfg(feature = "datapath-log")]
         Command::DatapathLog => datapath_log::run(session),
-        Command::Completions(_) | Command::Man(_) => Ok(()),
+        Command::Completions(_) | Command::Man(_) | Command::Doctor(_) => Ok(()),
     }
 }
 
