@@ -40,10 +40,10 @@ pub struct Table {
 
 /// Looks at the datapath as far as it is there.
 #[must_use]
-pub fn examine(session: &Session, config: &Config, listed: &[Link], root: bool) -> Vec<Check> {
+pub fn examine(session: &Session, config: &Config, listed: &[Link]) -> Vec<Check> {
     let scope = Scope::new("datapath");
     let witnesses = Witnesses {
-        pins: session.pins().look().ok().filter(|there| *there || root),
+        pins: session.pins().look().ok(),
         state: RunState::load(session.run_dir(), session.switch()).is_ok_and(|s| s.is_some()),
     };
     let mut checks = vec![presence(&scope, witnesses)];

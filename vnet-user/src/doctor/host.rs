@@ -21,8 +21,8 @@ pub struct Facts {
     pub btf: bool,
     /// Whether programs become machine code, as the sysctl says; `None` where it cannot be read.
     pub jit: Option<String>,
-    /// The user is root, by number.
-    pub root: bool,
+    /// The kernel has taken the switch's programs.
+    pub loaded: bool,
     /// Capabilities that are missing.
     pub missing: Vec<&'static str>,
     /// The process is in a user namespace of its own.
@@ -49,17 +49,22 @@ pub enum Mount {
 }
 
 impl Facts {
-    /// Looks at the host. What cannot be found out is a fact too.
+    /// Whether the process may look at programs and packet filters.
     #[must_use]
-    pub fn gather(dir: &Path) -> Self {
+    pub fn is_privileged(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// Looks at the host, whose pins are in `dir`. What cannot be found out is a fact too.
+    #[must_use]
+    pub fn gather(dir: &Path, loaded: bool) -> Self {
         let version = kernel::version().ok();
         let release = kernel::release().unwrap_or_default();
         Self {
             kernel: (release, version),
             btf: Path::new(KERNEL_BTF).exists(),
             jit: jit(),
-            // SAFETY: takes no arguments and cannot fail.
-            root: unsafe { libc::geteuid() } == 0,
+            loaded,
             missing: privileges::missing_here().unwrap_or_default(),
             user_namespace: privileges::in_user_namespace(),
             bpffs: dir.display().to_string(),
@@ -109,7 +114,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
             )
             .detail(format_args!("{KERNEL_BTF} is not there"))
     });
-    checks.push(judge_jit(&scope, facts.jit.as_deref()));
+    checks.push(judge_jit(&scope, facts));
     checks.push(capabilities(&scope, facts));
     checks.push(file_system(&scope, facts));
     checks
@@ -152,9 +157,9 @@ fn kernel_checks(scope: &Scope, facts: &Facts) -> Vec<Check> {
 
 /// Without machine code the verifier refuses callbacks, which timers and loops are
 /// (kernel/bpf/verifier.c, fixup_call_args).
-fn judge_jit(scope: &Scope, value: Option<&str>) -> Check {
+fn judge_jit(scope: &Scope, facts: &Facts) -> Check {
     let mend = "sysctl net.core.bpf_jit_enable=1";
-    match value {
+    match facts.jit.as_deref() {
         Some("1") => scope.pass("JIT"),
         Some("0") => scope
             .fail("JIT", mend)
@@ -162,8 +167,14 @@ fn judge_jit(scope: &Scope, value: Option<&str>) -> Check {
         Some(other) => scope
             .warn("JIT", mend)
             .detail(format_args!("{other}: the kernel logs every program")),
+        None if facts.loaded => scope
+            .pass("JIT")
+            .detail("the kernel has taken the programs"),
         None => scope
-            .warn("JIT", AS_ROOT)
+            .warn(
+                "JIT",
+                "in the first network namespace: sysctl net.core.bpf_jit_enable",
+            )
             .detail("not looked at: this network namespace does not show it"),
     }
 }
@@ -218,7 +229,7 @@ mod tests {
             kernel: ("6.12.1".into(), Some((6, 12))),
             btf: true,
             jit: Some("1".into()),
-            root: true,
+            loaded: false,
             missing: Vec::new(),
             user_namespace: false,
             bpffs: "/sys/fs/bpf".into(),
@@ -292,6 +303,11 @@ mod tests {
             ..good()
         };
         assert_eq!(verdict(&hidden, "JIT"), Some(Warn));
+        let loaded = Facts {
+            loaded: true,
+            ..hidden
+        };
+        assert_eq!(verdict(&loaded, "JIT"), Some(Pass));
     }
 
     #[test]
@@ -332,9 +348,12 @@ mod tests {
 
     #[test]
     fn the_running_host_is_looked_at() {
-        let facts = Facts::gather(Path::new("/no/such/directory"));
+        let facts = Facts::gather(Path::new("/no/such/directory"), false);
         assert_eq!(facts.mount, Mount::Free);
-        assert_eq!(Facts::gather(Path::new("/proc")).mount, Mount::Occupied);
+        assert_eq!(
+            Facts::gather(Path::new("/proc"), false).mount,
+            Mount::Occupied
+        );
         assert!(facts.kernel.1.is_some());
     }
 }

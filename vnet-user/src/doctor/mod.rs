@@ -151,7 +151,8 @@ impl Scope {
 /// examined all the same.
 #[must_use]
 pub fn examine(global: &Global, session: &Result<Session, Error>) -> Vec<Check> {
-    let host = host::Facts::gather(&global.bpffs);
+    let loaded = session.as_ref().is_ok_and(Session::is_up);
+    let host = host::Facts::gather(&global.bpffs, loaded);
     let mut checks = host::judge(&host);
     let session = match session {
         Ok(session) => session,
@@ -178,9 +179,12 @@ pub fn examine(global: &Global, session: &Result<Session, Error>) -> Vec<Check> 
     let (listed, links) = links;
     let (config, document) = document::examine(session, &listed, &links);
     checks.extend(document);
-    checks.extend(ports::examine(session, &config, &listed, &links));
-    checks.extend(datapath::examine(session, &config, &listed, host.root));
-    checks.extend(neighbours::examine(session, &config, &listed, host.root));
+    let privileged = host.is_privileged();
+    checks.extend(ports::examine(
+        session, &config, &listed, &links, privileged,
+    ));
+    checks.extend(datapath::examine(session, &config, &listed));
+    checks.extend(neighbours::examine(session, &config, &listed, privileged));
     checks
 }
 

@@ -34,7 +34,12 @@ pub struct Interfaces {
 
 /// Looks for other software.
 #[must_use]
-pub fn examine(session: &Session, config: &Config, listed: &[Link], root: bool) -> Vec<Check> {
+pub fn examine(
+    session: &Session,
+    config: &Config,
+    listed: &[Link],
+    privileged: bool,
+) -> Vec<Check> {
     let scope = Scope::new("neighbours");
     let interfaces = interfaces(config, session.switch(), listed);
     let mut checks = match ruleset() {
@@ -45,7 +50,7 @@ pub fn examine(session: &Session, config: &Config, listed: &[Link], root: bool) 
                 .detail("not looked at: there is no nft"),
         ],
         Err(why) => {
-            let mend = if root {
+            let mend = if privileged {
                 "nft list ruleset says more"
             } else {
                 AS_ROOT
@@ -58,30 +63,26 @@ pub fn examine(session: &Session, config: &Config, listed: &[Link], root: bool) 
         }
     };
     // Their files are about the first namespace's interfaces, by index.
-    if in_first_namespace() {
-        for (software, dir, managed) in [
-            (
-                "systemd-networkd",
-                NETWORKD,
-                networkd_manages as fn(&str) -> bool,
-            ),
-            ("NetworkManager", NETWORK_MANAGER, network_manager_manages),
-        ] {
-            if !Path::new(dir).is_dir() {
-                continue;
-            }
-            let texts = listed.iter().filter_map(|link| {
-                let text = fs::read_to_string(Path::new(dir).join(link.index.to_string())).ok()?;
-                Some((link.name.clone(), managed(&text)))
-            });
-            let managed: BTreeMap<String, bool> = texts.collect();
-            checks.push(judge_manager(
-                &scope,
-                software,
-                &managed,
-                &unmanaged(config, session.switch()),
-            ));
+    let first = in_first_namespace();
+    if first == Some(false) {
+        return checks;
+    }
+    let ports = unmanaged(config, session.switch());
+    for (software, dir, manages) in [
+        (
+            "systemd-networkd",
+            NETWORKD,
+            networkd_manages as fn(&str) -> bool,
+        ),
+        ("NetworkManager", NETWORK_MANAGER, network_manager_manages),
+    ] {
+        let dir = Path::new(dir);
+        // Without a file in it, nothing of the kind runs.
+        if !fs::read_dir(dir).is_ok_and(|mut files| files.next().is_some()) {
+            continue;
         }
+        let managed = first.map(|_| managed(dir, listed, manages));
+        checks.push(judge_manager(&scope, software, managed.as_ref(), &ports));
     }
     checks
 }
@@ -120,9 +121,21 @@ fn unmanaged(config: &Config, switch: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn in_first_namespace() -> bool {
-    let first = fs::metadata("/proc/1/ns/net").map(|metadata| metadata.ino());
-    matches!((first, netns::current_id()), (Ok(first), Ok(here)) if first == here.ino)
+/// Whether this is the network namespace of process 1; `None` when that may not be looked at.
+fn in_first_namespace() -> Option<bool> {
+    let first = fs::metadata("/proc/1/ns/net").ok()?.ino();
+    Some(netns::current_id().ok()?.ino == first)
+}
+
+/// What a network manager's files in `dir` say of each interface that it knows.
+fn managed(dir: &Path, listed: &[Link], manages: fn(&str) -> bool) -> BTreeMap<String, bool> {
+    listed
+        .iter()
+        .filter_map(|link| {
+            let text = fs::read_to_string(dir.join(link.index.to_string())).ok()?;
+            Some((link.name.clone(), manages(&text)))
+        })
+        .collect()
 }
 
 /// The packet filter's rules as nft prints them; `None` where there is no nft.
@@ -305,15 +318,20 @@ fn network_manager_manages(text: &str) -> bool {
 }
 
 /// Whether a network manager configures ports that are vnet's; `managed` says so of each interface
-/// that it knows.
+/// that it knows, and is `None` when its files may be about others.
 #[must_use]
 pub fn judge_manager(
     scope: &Scope,
     software: &str,
-    managed: &BTreeMap<String, bool>,
+    managed: Option<&BTreeMap<String, bool>>,
     ports: &BTreeSet<String>,
 ) -> Check {
     let what = format!("{software} on ports");
+    let Some(managed) = managed else {
+        return scope
+            .warn(what, AS_ROOT)
+            .detail("not looked at: whose network namespace this is may not be known");
+    };
     let found: Vec<&str> = ports
         .iter()
         .filter(|name| managed.get(*name) == Some(&true))
@@ -337,6 +355,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::Verdict::{self, Pass, Warn};
+    use super::super::ports::tests::link;
     use super::*;
 
     fn names(names: &[&str]) -> BTreeSet<String> {
@@ -454,21 +473,23 @@ mod tests {
 
     #[test]
     fn managers() {
-        let verdict = |tap0| {
-            let managed = BTreeMap::from([("tap0".to_owned(), tap0), ("eth0".to_owned(), true)]);
-            let check = judge_manager(
-                &Scope::new("x"),
-                "NetworkManager",
-                &managed,
-                &names(&["tap0"]),
-            );
-            check.result
+        let ports = names(&["tap0"]);
+        let verdict = |managed: Option<&BTreeMap<String, bool>>| {
+            judge_manager(&Scope::new("x"), "NetworkManager", managed, &ports).result
         };
-        assert_eq!(verdict(true), Warn);
-        assert_eq!(
-            verdict(false),
-            Pass,
-            "an uplink's manager is the host's business"
-        );
+        let of = |tap0| BTreeMap::from([("tap0".to_owned(), tap0), ("eth0".to_owned(), true)]);
+        assert_eq!(verdict(Some(&of(true))), Warn);
+        let host = verdict(Some(&of(false)));
+        assert_eq!(host, Pass, "an uplink's manager is the host's business");
+        assert_eq!(verdict(None), Warn);
+    }
+
+    #[test]
+    fn managers_files_go_by_index() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("3"), "ADMIN_STATE=configured\n").unwrap();
+        let listed = [link("tap0", 3), link("tap1", 4)];
+        let found = managed(dir.path(), &listed, networkd_manages);
+        assert_eq!(found, BTreeMap::from([("tap0".to_owned(), true)]));
     }
 }

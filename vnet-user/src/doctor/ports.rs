@@ -1,6 +1,6 @@
 //! Each port's interface: whether it is there and in use, its offloads, its MTU, its XDP.
 
-use super::{Check, Scope, hooks};
+use super::{AS_ROOT, Check, Scope, hooks};
 use crate::config::{Config, Mode};
 use crate::error::Error;
 use crate::gateway::{SwitchPort, switch_ports};
@@ -44,9 +44,15 @@ pub struct Facts {
     pub driver: Option<XdpFeatures>,
 }
 
-/// Looks at every port, and at what else is in the switch device.
+/// Looks at every port, and at what else is in the switch device; at programs when `privileged`.
 #[must_use]
-pub fn examine(session: &Session, config: &Config, listed: &[Link], links: &Links) -> Vec<Check> {
+pub fn examine(
+    session: &Session,
+    config: &Config,
+    listed: &[Link],
+    links: &Links,
+    privileged: bool,
+) -> Vec<Check> {
     let mut peers = Peers::new();
     let mut checks = Vec::new();
     let device = listed.iter().find(|link| link.name == session.switch());
@@ -58,9 +64,14 @@ pub fn examine(session: &Session, config: &Config, listed: &[Link], links: &Link
         }
         let facts = gather(session, config, &port, link, device, links, &mut peers);
         checks.extend(judge(&facts));
-        if let Some(link) = link {
+        if let Some(link) = link.filter(|_| privileged) {
             checks.extend(hooks::examine(session, &port, link, links));
         }
+    }
+    if !privileged {
+        let scope = Scope::new("ports");
+        let unknown = scope.warn("programs at TC and XDP", AS_ROOT);
+        checks.push(unknown.detail("not looked at"));
     }
     if let Some(device) = device {
         checks.push(strangers(config, session.switch(), device, listed));
