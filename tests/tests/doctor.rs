@@ -588,12 +588,6 @@ fn a_bundle_for_a_bug_report() {
     let host = in_use();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bundle.tar.gz");
-    let text = host.document_text().unwrap();
-    fs::write(
-        host.document(),
-        format!("# password = hunter2 is no key\n{text}"),
-    )
-    .unwrap();
     let ran = doctor(&host, &format!("--bundle {}", file.display()));
     is_healthy(&ran);
     assert!(ran.stderr.contains("addresses"), "{}", ran.stderr);

@@ -13,6 +13,7 @@ use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 use toml_edit::{DocumentMut, Item, TableLike, Value as TomlValue};
 
+use super::unquoted;
 use crate::cli::Global;
 use crate::error::{Doing as _, Error};
 use crate::flows::FlowFilter;
@@ -68,7 +69,16 @@ impl Entry {
     /// A file called `name` with what was read, or with the reason why nothing was.
     #[must_use]
     pub fn of(name: &str, text: Result<String, Error>) -> Self {
-        Self::new(name, text.unwrap_or_else(|error| format!("{error}\n")))
+        let text = text.unwrap_or_else(|error| {
+            // A parser quotes lines of the document, in which secrets may be.
+            let why = format!("{}: {}", error.doing, unquoted(&error.why));
+            if name.ends_with(".json") {
+                format!("{:#}\n", json!({ "error": why }))
+            } else {
+                format!("{why}\n")
+            }
+        });
+        Self::new(name, text)
     }
 }
 
@@ -265,27 +275,29 @@ fn is_secret(key: &str) -> bool {
     words.iter().any(|word| key.contains(word)) || key.ends_with("key")
 }
 
-/// The document with secrets left out. Of one that is no TOML, whole lines are.
+/// The document with secrets left out, of comments too. Of one that is no TOML, whole lines are.
 #[must_use]
 pub fn redact_toml(text: &str) -> String {
-    match text.parse::<DocumentMut>() {
-        Ok(mut document) => {
-            redact_table(document.as_table_mut());
-            document.to_string()
-        }
-        Err(_) => {
-            let lines = text.lines().map(|line| {
-                let secret = line
-                    .split(|c: char| !c.is_alphanumeric() && c != '_' && c != '-')
-                    .any(is_secret);
-                if secret { REDACTED } else { line }
-            });
-            lines
-                .map(|line| format!("{line}\n"))
-                .collect::<Vec<_>>()
-                .concat()
-        }
-    }
+    let parsed = text.parse::<DocumentMut>().map(|mut document| {
+        redact_table(document.as_table_mut());
+        document.to_string()
+    });
+    let (text, is_toml) = match &parsed {
+        Ok(redacted) => (redacted.as_str(), true),
+        Err(_) => (text, false),
+    };
+    let lines = text.lines().map(|line| match line.split_once('#') {
+        _ if !is_toml && speaks_of_secrets(line) => format!("{REDACTED}\n"),
+        // A string may hold the sign as well: better too little than too much.
+        Some((before, after)) if speaks_of_secrets(after) => format!("{before}# {REDACTED}\n"),
+        _ => format!("{line}\n"),
+    });
+    lines.collect::<Vec<_>>().concat()
+}
+
+fn speaks_of_secrets(text: &str) -> bool {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '-')
+        .any(is_secret)
 }
 
 fn redact_table(table: &mut dyn TableLike) {
@@ -374,6 +386,8 @@ mod tests {
         for kept in ["# mine", "name = \"tap0\"", "user = \"u\""] {
             assert!(redacted.contains(kept), "{redacted}");
         }
+        let commented = redact_toml("# password = \"hunter2\"\na = 1 # token hunter2\n");
+        assert_eq!(commented, format!("# {REDACTED}\na = 1 # {REDACTED}\n"));
         let plain = "schema = 1\n[[port]]\nname = \"tap0\" # a VM\n";
         assert_eq!(redact_toml(plain), plain);
     }

@@ -6,7 +6,7 @@ use std::io;
 
 use ipnet::IpNet;
 
-use super::{AS_ROOT, Check, Scope};
+use super::{AS_ROOT, Check, Scope, unquoted};
 use crate::compile::is_private;
 use crate::config::{Config, MacAddr, NatAction, Network};
 use crate::error::Error;
@@ -52,7 +52,7 @@ pub fn examine(session: &Session, listed: &[Link], links: &Links) -> (Config, Ve
             checks.push(Scope::new(SCOPE).unknown("addresses to masquerade with", &error))
         }
     }
-    checks.extend(forwarding(&config, |uplink| Forwarding::read(uplink)));
+    checks.extend(forwarding(&config, Forwarding::read));
     (config, checks)
 }
 
@@ -77,18 +77,6 @@ pub fn read(loaded: &Result<Option<Config>, Error>, path: &str, hidden: bool, up
             .fail(what, error.mend.as_deref().unwrap_or("edit the file"))
             .detail(format_args!("{}: {}", error.doing, unquoted(&error.why))),
     }
-}
-
-/// A parser's message without the lines that it quotes: they may hold what is nobody's business.
-fn unquoted(message: &str) -> String {
-    let is_quote = |line: &str| {
-        let number = line
-            .trim_start()
-            .trim_start_matches(|c: char| c.is_ascii_digit());
-        number.trim_start().starts_with('|')
-    };
-    let lines: Vec<&str> = message.lines().filter(|line| !is_quote(line)).collect();
-    lines.join(" ")
 }
 
 /// Networks whose VLAN id leads nowhere: set on one side only.
@@ -390,17 +378,6 @@ mod tests {
         let error = || Err(Error::new("reading", "it is no TOML"));
         assert_eq!(verdict(error(), true, false), Warn);
         assert_eq!(verdict(error(), false, false), Fail);
-    }
-
-    #[test]
-    fn parsers_quotes_are_left_out() {
-        let message = "TOML parse error at line 2, column 1\n  |\n2 | password = \"hunter2\"\n  \
-                       | ^^^^^^^^\nunknown field `password`";
-        assert_eq!(
-            unquoted(message),
-            "TOML parse error at line 2, column 1 unknown field `password`"
-        );
-        assert_eq!(unquoted("a | b"), "a | b");
     }
 
     fn vlan(ports: Vec<Port>) -> (Verdict, String) {

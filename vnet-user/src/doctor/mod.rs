@@ -130,10 +130,9 @@ impl Scope {
     #[must_use]
     pub fn unknown(&self, what: impl Into<String>, error: &Error) -> Check {
         let mend = error.mend.clone().unwrap_or_else(|| AS_ROOT.into());
-        self.warn(what, mend).detail(format_args!(
-            "not looked at: {}: {}",
-            error.doing, error.why
-        ))
+        let why = unquoted(&error.why);
+        self.warn(what, mend)
+            .detail(format_args!("not looked at: {}: {why}", error.doing))
     }
 
     fn check(&self, what: String, result: Verdict, mend: Option<String>) -> Check {
@@ -164,7 +163,7 @@ pub fn examine(global: &Global, session: &Result<Session, Error>) -> Vec<Check> 
                         "opened",
                         mend.unwrap_or("vnet-user --switch NAME names another"),
                     )
-                    .detail(format_args!("{}: {}", error.doing, error.why)),
+                    .detail(format_args!("{}: {}", error.doing, unquoted(&error.why))),
             );
             return checks;
         }
@@ -186,6 +185,18 @@ pub fn examine(global: &Global, session: &Result<Session, Error>) -> Vec<Check> 
     checks.extend(datapath::examine(session, &config, &listed));
     checks.extend(neighbours::examine(session, &config, &listed, privileged));
     checks
+}
+
+/// A parser's message without the lines that it quotes: they may hold what is nobody's business.
+fn unquoted(message: &str) -> String {
+    let is_quote = |line: &str| {
+        let number = line
+            .trim_start()
+            .trim_start_matches(|c: char| c.is_ascii_digit());
+        number.trim_start().starts_with('|')
+    };
+    let lines: Vec<&str> = message.lines().filter(|line| !is_quote(line)).collect();
+    lines.join(" ")
 }
 
 /// How many checks failed.
@@ -234,6 +245,17 @@ mod tests {
             Scope::new("x").unknown("y", &error).mend.as_deref(),
             Some("look again")
         );
+    }
+
+    #[test]
+    fn parsers_quotes_are_left_out() {
+        let message = "TOML parse error at line 2, column 1\n  |\n2 | password = \"hunter2\"\n  \
+                       | ^^^^^^^^\nunknown field `password`";
+        assert_eq!(
+            unquoted(message),
+            "TOML parse error at line 2, column 1 unknown field `password`"
+        );
+        assert_eq!(unquoted("a | b"), "a | b");
     }
 
     #[test]
