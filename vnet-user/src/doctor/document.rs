@@ -18,9 +18,8 @@ use crate::runtime::{FdbRow, Session};
 /// The scope of a document that may not be read or is wrong, and of what it says.
 const SCOPE: &str = "document";
 
-/// Interfaces on the host's side of the switch: by name, what they are, their address and whether
-/// they are in the switch device.
-pub type HostSide<'a> = BTreeMap<&'a str, &'a Link>;
+/// The host's interfaces by name.
+pub type ByName<'a> = BTreeMap<&'a str, &'a Link>;
 
 /// Reads and examines the document. The configuration is as a switch begins where there is none.
 #[must_use]
@@ -39,7 +38,7 @@ pub fn examine(session: &Session, listed: &[Link], links: &Links) -> (Config, Ve
         return (Config::default(), checks);
     };
     let switch = session.switch();
-    let by_name: HostSide<'_> = listed
+    let by_name: ByName<'_> = listed
         .iter()
         .map(|link| (link.name.as_str(), link))
         .collect();
@@ -130,7 +129,7 @@ pub fn vlans(config: &Config, switch: &str) -> Vec<Check> {
 
 /// One address in two places where it can be in one.
 #[must_use]
-pub fn macs(config: &Config, switch: &str, links: &HostSide<'_>, fdb: &[FdbRow]) -> Check {
+pub fn macs(config: &Config, switch: &str, links: &ByName<'_>, fdb: &[FdbRow]) -> Check {
     let (scope, what) = (Scope::new(SCOPE), "duplicate MAC addresses");
     let ports = switch_ports(config, switch);
     let networks: Vec<BTreeSet<String>> = ports

@@ -59,7 +59,7 @@ impl fmt::Display for Verdict {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What it belongs to: `host`, `document`, `port NAME`, `datapath`, `neighbours`.
+    /// What it belongs to: `host`, `switch`, `document`, `port NAME`, `ports`, `datapath`, `neighbours`.
     pub scope: String,
     /// What was looked at; the same words whatever was found.
     pub what: String,
@@ -168,14 +168,13 @@ pub fn examine(global: &Global, session: &Result<Session, Error>) -> Vec<Check> 
             return checks;
         }
     };
-    let links = match Links::open().and_then(|links| Ok((links.list()?, links))) {
-        Ok(links) => links,
+    let (listed, links) = match Links::open().and_then(|links| Ok((links.list()?, links))) {
+        Ok(found) => found,
         Err(error) => {
             checks.push(Scope::new("host").unknown("interfaces", &Error::from(error)));
             return checks;
         }
     };
-    let (listed, links) = links;
     let (config, document) = document::examine(session, &listed, &links);
     checks.extend(document);
     let privileged = host.is_privileged();

@@ -88,7 +88,6 @@ fn options_that_do_not_exist_yet_are_unknown() {
     for line in [
         "policy group list",
         "config export",
-        "doctor",
         "daemon",
         "network add blue --dhcp 10.0.0.2-10.0.0.9",
         "port add tap0 --ip learn",
