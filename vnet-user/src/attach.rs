@@ -6,7 +6,7 @@ use std::{fs, io};
 use anyhow::{Context as _, Result, bail};
 use aya::{
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode,
+        LinkOrder, ProgramError, ProgramInfo, SchedClassifier, TcAttachType, XdpMode,
         links::{FdLink, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
     },
@@ -17,7 +17,7 @@ use crate::datapath::{
     object,
     pins::{Pins, remove_link},
 };
-use crate::host::kernel;
+use crate::host::{Filter, kernel};
 
 /// A TC hook of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +149,39 @@ pub fn detach_tc(pins: &Pins, hook: TcHook, name: &str, ifindex: u32, there: boo
         detach_clsact(hook, name)?;
     }
     Ok(())
+}
+
+/// The programs at a TCX hook of `name`, by id and name, in the order in which they run.
+///
+/// # Errors
+/// The kernel has no TCX, or does not let this process look.
+pub fn programs_at(name: &str, hook: TcHook) -> Result<Vec<(u32, String)>> {
+    let (_, programs) = SchedClassifier::query_tcx(name, hook.attach_type())
+        .with_context(|| format!("asking for the programs at TC {} of {name}", hook.name()))?;
+    Ok(programs
+        .iter()
+        .map(|program| {
+            let name = program.name_as_str().unwrap_or_default();
+            (program.id(), name.to_owned())
+        })
+        .collect())
+}
+
+/// The id of the pinned program of `hook`.
+///
+/// # Errors
+/// The switch is down, or its pins may not be looked at.
+pub fn own_program(pins: &Pins, hook: TcHook) -> Result<u32> {
+    let path = pins.program(hook.program());
+    let info = ProgramInfo::from_pin(&path)
+        .with_context(|| format!("looking at the pinned program {}", path.display()))?;
+    Ok(info.id())
+}
+
+/// Whether a filter is one that vnet attaches below 6.6.
+#[must_use]
+pub fn is_own(filter: &Filter) -> bool {
+    filter.kind == "bpf" && filter.priority == CLSACT_PRIORITY && filter.handle == CLSACT_HANDLE
 }
 
 /// Attaches the XDP program in the driver.

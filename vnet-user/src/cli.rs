@@ -195,6 +195,8 @@ pub enum Command {
     Stats(StatsArgs),
     /// Show what the datapath reports: addresses learned, moved and aged, limits reached
     Events(EventsArgs),
+    /// Look for what keeps the switch from working, and say what to do about it
+    Doctor(DoctorArgs),
     /// Print what the bring-up object logs, as far as RUST_LOG lets it
     #[cfg(feature = "datapath-log")]
     DatapathLog,
@@ -454,6 +456,15 @@ pub struct EventsArgs {
     /// Wait for more until interrupted
     #[arg(long)]
     pub follow: bool,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Write what was found, the document, counters and the host's facts to FILE, a tar.gz for a bug
+    /// report; it holds addresses
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
 }
 
 /// `completions`.

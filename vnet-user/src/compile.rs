@@ -7,7 +7,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use nat::addresses;
+pub use nat::{addresses, is_private};
 
 use vnet_common::{
     DEFAULT_SEGMENT, FIRST_INNER_SEGMENT, FlowTimeouts, Mac, Member, NO_SEGMENT, NO_SLOT,

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod compile;
 pub mod config;
 pub mod datapath;
+pub mod doctor;
 pub mod error;
 pub mod flows;
 pub mod gateway;

@@ -107,6 +107,12 @@ impl Output {
         }
     }
 
+    /// Whether errors alone are to be printed.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     fn print_json<T: Serialize>(&self, plural: &str, rows: &[T]) -> Result<(), Error> {
         let encode = |error| Error::new("printing", error);
         let text = if self.format == Format::Jsonl {
@@ -117,10 +123,22 @@ impl Output {
             }
             lines
         } else {
-            serde_json::to_string_pretty(&Envelope { plural, rows }).map_err(encode)? + "\n"
+            envelope(plural, rows).map_err(encode)? + "\n"
         };
         print(&text)
     }
+}
+
+/// A listing as `-o json` prints it.
+///
+/// # Errors
+/// A row cannot be spelled.
+pub fn json<T: Listing>(rows: &[T]) -> Result<String, Error> {
+    envelope(T::PLURAL, rows).doing(|| format!("spelling the {}", T::PLURAL))
+}
+
+fn envelope<T: Serialize>(plural: &str, rows: &[T]) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(&Envelope { plural, rows })
 }
 
 /// The one object that `-o json` prints.

@@ -5,6 +5,7 @@ mod completions;
 mod config;
 #[cfg(feature = "datapath-log")]
 mod datapath_log;
+mod doctor;
 mod down;
 mod events;
 mod fdb;
@@ -34,6 +35,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Completions(args) => completions::run(&args)?,
         Command::Man(args) => man::run(&args)?,
         Command::Config(command) => return config::run(&cli.global, &output, command),
+        // A switch that cannot be opened is something to tell of.
+        Command::Doctor(args) => doctor::run(&cli.global, &output, &args)?,
         command => run_on(&mut Session::open(&cli.global)?, &output, command)?,
     }
     Ok(ExitCode::Done)
@@ -57,7 +60,9 @@ fn run_on(session: &mut Session, output: &Output, command: Command) -> Result<()
         Command::Events(args) => events::run(session, output, args),
         #[cfg(feature = "datapath-log")]
         Command::DatapathLog => datapath_log::run(session),
-        Command::Completions(_) | Command::Man(_) | Command::Config(_) => Ok(()),
+        Command::Completions(_) | Command::Man(_) | Command::Config(_) | Command::Doctor(_) => {
+            Ok(())
+        }
     }
 }
 

@@ -76,14 +76,17 @@ fn del(session: &mut Session, output: &Output, args: &NatDelArgs) -> Result<(), 
 }
 
 fn list(session: &Session, output: &Output) -> Result<(), Error> {
+    output.list(&rows(session)?)
+}
+
+/// Every rule.
+pub(super) fn rows(session: &Session) -> Result<Vec<NatRow>, Error> {
     let config = load(session)?;
     let usage = usage(session)?;
-    let rows: Vec<_> = config
-        .nat
-        .iter()
+    let rules = config.nat.iter();
+    Ok(rules
         .map(|rule| NatRow::new(rule, usage.as_ref()))
-        .collect();
-    output.list(&rows)
+        .collect())
 }
 
 fn show(session: &Session, output: &Output, id: u16) -> Result<(), Error> {
@@ -127,7 +130,7 @@ fn host_listener(action: &NatAction) -> Result<Option<Invalid>, Error> {
 
 /// A rule, and what it has done while the switch is up.
 #[derive(Serialize)]
-struct NatRow {
+pub(super) struct NatRow {
     #[serde(flatten)]
     rule: NatSection,
     hits: Option<u64>,

@@ -39,7 +39,7 @@ pub fn run(session: &mut Session, output: &Output, args: StatsArgs) -> Result<()
 
 /// Every port's counters, summed over the CPUs. What was dropped before its port was known stands
 /// under the port `-`, once there is any.
-fn read(session: &Session) -> Result<Vec<Row>, Error> {
+pub(super) fn read(session: &Session) -> Result<Vec<Row>, Error> {
     let doing = || "reading the counters".to_owned();
     let state = session.need_up("showing counters")?;
     let nobody = ("-".to_owned(), "none".to_owned());
@@ -72,8 +72,9 @@ fn read(session: &Session) -> Result<Vec<Row>, Error> {
     Ok(rows)
 }
 
+/// One port's counters.
 #[derive(Serialize)]
-struct Row {
+pub(super) struct Row {
     port: String,
     kind: String,
     rx_packets: u64,

@@ -17,6 +17,16 @@ use crate::sync;
 
 /// Runs it.
 pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
+    let row = read(session)?;
+    if output.format() != Format::Table {
+        return output.list(&[row]);
+    }
+    print(&row.heading()?)?;
+    output.list(&row.ports)
+}
+
+/// How the switch is.
+pub(super) fn read(session: &Session) -> Result<SwitchRow, Error> {
     let state = session.need_up("showing the switch's status")?.clone();
     let config = load(session)?;
     let links = Links::open()?;
@@ -59,7 +69,7 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
             })
         })
         .collect();
-    let row = SwitchRow {
+    Ok(SwitchRow {
         flows: FlowTable::read(session, conf.flow_limit)
             .doing(|| "reading the flow table's occupancy".into())?,
         routed,
@@ -88,12 +98,7 @@ pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
             || state.sizes.flow_size != config.settings.flow_size,
         closes_at_next_change: sync::is_closed(&config) != state.fail_closed,
         ports,
-    };
-    if output.format() != Format::Table {
-        return output.list(&[row]);
-    }
-    print(&row.heading()?)?;
-    output.list(&row.ports)
+    })
 }
 
 /// The flow table.
@@ -141,8 +146,9 @@ struct RoutedRow {
     gateway: Vec<String>,
 }
 
+/// What `status` tells.
 #[derive(Serialize)]
-struct SwitchRow {
+pub(super) struct SwitchRow {
     name: String,
     state: &'static str,
     mode: Mode,

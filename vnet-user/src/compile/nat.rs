@@ -59,7 +59,8 @@ struct Compiler<'a> {
 }
 
 /// Whether a network's addresses are private (RFC 1918), shared (RFC 6598) or unique local (RFC 4193).
-fn is_private(net: &IpNet) -> bool {
+#[must_use]
+pub fn is_private(net: &IpNet) -> bool {
     let private = [
         "10.0.0.0/8",
         "172.16.0.0/12",

@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use vnet_common::{
-    ControlOp, ControlRequest, FlowEntry, FlowTags, FlowTimeouts, NatCounters, SwitchConf,
+    Binding, BindingKey, ControlOp, ControlRequest, FlowEntry, FlowTags, FlowTimeouts, NatCounters,
+    SwitchConf,
     flow::{FLOW_BUCKET, FLOW_BUSY, FLOW_REPLY, FlowCounters},
 };
 
@@ -123,6 +124,16 @@ pub fn count(pins: &Pins) -> Result<u32> {
     maps::array::<u32>(pins, "flow_count")?
         .get(&0, 0)
         .context("reading the flow table's occupancy")
+}
+
+/// Mappings that there are, and the most that there can be. Walks all of them.
+pub fn mappings(pins: &Pins) -> Result<(usize, u32)> {
+    let map = maps::hash::<BindingKey, Binding>(pins, "bindings")?;
+    let limit = maps::data(pins, "bindings")?
+        .info()
+        .context("reading the size of the map of mappings")?
+        .max_entries();
+    Ok((map.keys().filter(Result::is_ok).count(), limit))
 }
 
 /// Bytes that the kernel has taken for the tables of connections and mappings.

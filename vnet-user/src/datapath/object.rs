@@ -110,10 +110,11 @@ pub fn object_id() -> String {
 /// A pinned map has another layout, or the kernel refuses a map or a program.
 pub fn load(pins: &Pins, sizes: &Sizes) -> Result<Ebpf> {
     let mut loader = loader(OBJECT, sizes);
-    let names = map_names()?;
+    let object = parse()?;
+    let names = map_names(&object);
     let paths: Vec<_> = names.iter().map(|name| pins.map(name)).collect();
     for (name, path) in names.iter().zip(&paths) {
-        check_pinned(name, path, sizes)?;
+        check_pinned(&object, name, path, sizes)?;
         loader.map_pin_path(name, path);
     }
     let mut ebpf = loader
@@ -124,6 +125,18 @@ pub fn load(pins: &Pins, sizes: &Sizes) -> Result<Ebpf> {
     }
     link_programs(&mut ebpf, pins)?;
     Ok(ebpf)
+}
+
+/// Checks that the maps that are pinned are as this build makes them.
+///
+/// # Errors
+/// One has another layout, or may not be looked at.
+pub fn check_layout(pins: &Pins, sizes: &Sizes) -> Result<()> {
+    let object = parse()?;
+    for name in map_names(&object) {
+        check_pinned(&object, &name, &pins.map(&name), sizes)?;
+    }
+    Ok(())
 }
 
 /// A loader for `object` with the maps' sizes set; tests load other builds of it.
@@ -217,9 +230,12 @@ pub fn link_programs(ebpf: &mut Ebpf, pins: &Pins) -> Result<()> {
     Ok(())
 }
 
+fn parse() -> Result<aya_obj::Object> {
+    aya_obj::Object::parse(OBJECT).context("reading the embedded object")
+}
+
 /// Names of the maps that the object declares, read-only data aside.
-fn map_names() -> Result<Vec<String>> {
-    let object = aya_obj::Object::parse(OBJECT).context("reading the embedded object")?;
+fn map_names(object: &aya_obj::Object) -> Vec<String> {
     let mut names: Vec<String> = object
         .maps
         .keys()
@@ -227,15 +243,19 @@ fn map_names() -> Result<Vec<String>> {
         .cloned()
         .collect();
     names.sort_unstable();
-    Ok(names)
+    names
 }
 
 /// aya takes a pinned map as it is; a map of another layout must not be taken.
-fn check_pinned(name: &str, path: &std::path::Path, sizes: &Sizes) -> Result<()> {
+fn check_pinned(
+    object: &aya_obj::Object,
+    name: &str,
+    path: &std::path::Path,
+    sizes: &Sizes,
+) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    let object = aya_obj::Object::parse(OBJECT).context("reading the embedded object")?;
     let Some(wanted) = object.maps.get(name) else {
         return Ok(());
     };

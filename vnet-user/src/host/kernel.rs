@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, bail};
 /// The oldest kernel that vnet supports.
 pub const MINIMUM: (u32, u32) = (6, 1);
 /// The first kernel with TCX: TC programs in an ordered list, attached by links.
-const TCX: (u32, u32) = (6, 6);
+pub const TCX: (u32, u32) = (6, 6);
 /// The first kernel whose `bpf_fib_lookup` tells the source address (BPF_FIB_LOOKUP_SRC).
-const FIB_SRC: (u32, u32) = (6, 7);
+pub const FIB_SRC: (u32, u32) = (6, 7);
 
 /// The running kernel's major and minor version.
 ///
@@ -120,7 +120,11 @@ fn close_packet_socket() -> bool {
     true
 }
 
-fn release() -> Result<String> {
+/// The running kernel's release, such as `6.1.0-18-amd64`.
+///
+/// # Errors
+/// When the kernel does not tell it.
+pub fn release() -> Result<String> {
     // SAFETY: utsname is arrays of characters; zeros are a value of it.
     let mut name: libc::utsname = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a live utsname.

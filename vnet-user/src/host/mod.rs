@@ -11,6 +11,8 @@
 //! | [`netns`] | enter a network namespace, look into another one | setns, rtnetlink |
 //! | [`ethtool`] | drivers, offloads, queues | SIOCETHTOOL |
 //! | [`veth_peer`] | what the far end of a veth means for the datapath | the three above |
+//! | [`filters`] | list the TC filters of an interface | rtnetlink |
+//! | [`netdev`] | what XDP a driver has | generic netlink |
 //! | [`sysctl`] | read and set `/proc/sys` values | procfs |
 //! | [`bpffs`] | the file system that holds pins | statfs, mount |
 //! | [`grace`] | shorter waits while many programs are attached | sysfs |
@@ -28,10 +30,12 @@
 pub mod address;
 pub mod bpffs;
 pub mod ethtool;
+pub mod filters;
 pub mod grace;
 pub mod kernel;
 pub mod link;
 pub mod listeners;
+pub mod netdev;
 pub mod netns;
 pub mod privileges;
 pub mod signals;
@@ -43,6 +47,7 @@ mod netlink;
 mod testing;
 
 pub use address::Address;
+pub use filters::Filter;
 pub use link::{BridgePortFlags, Link, LinkKind, Links};
 pub use netns::NetnsId;
 pub use veth_peer::{Peer, PeerFacts, Peers};

@@ -176,9 +176,18 @@ pub(super) struct Socket {
 impl Socket {
     /// Opens a rtnetlink socket in the calling thread's network namespace.
     pub(super) fn open() -> io::Result<Self> {
+        Self::open_for(libc::NETLINK_ROUTE)
+    }
+
+    /// Opens a generic netlink socket in the calling thread's network namespace.
+    pub(super) fn open_generic() -> io::Result<Self> {
+        Self::open_for(libc::NETLINK_GENERIC)
+    }
+
+    fn open_for(protocol: libc::c_int) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
         // SAFETY: takes no pointers; the result is checked below.
-        let raw = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+        let raw = unsafe { libc::socket(libc::AF_NETLINK, kind, protocol) };
         if raw < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -22,16 +22,12 @@ const INITIAL_USER_NAMESPACE: &str = "user:[4026531837]";
 /// # Errors
 /// Says what needs them (`doing`), what is missing, and the mend.
 pub fn check(doing: &str) -> Result<(), Error> {
-    let missing =
-        missing(effective().map_err(|error| Error::new(doing, format_args!("{error:#}")))?);
+    let missing = missing_here().map_err(|error| Error::new(doing, format_args!("{error:#}")))?;
     if !missing.is_empty() {
         let why = format!("this needs {}", missing.join(" and "));
         return Err(Error::new(doing, why).mend("run it with sudo"));
     }
-    // The bpf system call asks for capabilities in the first user namespace, whatever this one has.
-    if let Ok(namespace) = fs::read_link("/proc/self/ns/user")
-        && namespace.as_os_str() != INITIAL_USER_NAMESPACE
-    {
+    if in_user_namespace() {
         return Err(Error::new(
             doing,
             "this runs in a user namespace, whose root may not load BPF programs",
@@ -39,6 +35,22 @@ pub fn check(doing: &str) -> Result<(), Error> {
         .mend("run it with sudo outside, or in a container without user namespace"));
     }
     Ok(())
+}
+
+/// The capabilities that [`check`] asks for and the calling thread lacks, by name.
+///
+/// # Errors
+/// When `/proc` does not tell what it has.
+pub fn missing_here() -> Result<Vec<&'static str>> {
+    effective().map(missing)
+}
+
+/// Whether this process is in a user namespace of its own. The bpf system call asks for capabilities
+/// in the first one, whatever this one has.
+#[must_use]
+pub fn in_user_namespace() -> bool {
+    fs::read_link("/proc/self/ns/user")
+        .is_ok_and(|namespace| namespace.as_os_str() != INITIAL_USER_NAMESPACE)
 }
 
 fn effective() -> Result<u64> {
