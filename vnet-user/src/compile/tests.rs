@@ -307,6 +307,8 @@ fn the_switch_device_is_the_gateway_of_default() {
     assert_eq!(
         matches(&image, NatMatch::Source),
         sorted(vec![
+            // Back inside, by the address of whatever rule.
+            "0 10.0.0.9/32: 2".to_owned(),
             format!("{via} 10.0.0.0/24: 1"),
             format!("{via} 10.0.0.9/32: 2"),
         ]),
@@ -545,6 +547,8 @@ fn prefixes_stand_for_prefixes() {
     assert_eq!(
         matches(&image, NatMatch::Source),
         sorted(vec![
+            "0 fd00:1::/48: 1".to_owned(),
+            "0 10.1.0.16/28: 2".to_owned(),
             format!("{via} fd00:1::/48: 1"),
             format!("{via} 10.1.0.16/28: 2"),
             format!("{device} 10.1.0.16/28: 2"),
@@ -572,7 +576,10 @@ fn of_equal_sources_the_closest_kind_wins_then_the_lower_id() {
     let via = slot(&image, "eth0", PortKind::UplinkHost);
     assert_eq!(
         matches(&image, NatMatch::Source),
-        [format!("{via} 10.2.0.0/24: 4")]
+        sorted(vec![
+            "0 10.2.0.0/24: 4".to_owned(),
+            format!("{via} 10.2.0.0/24: 4"),
+        ])
     );
     assert_eq!(matches(&image, NatMatch::Static), ["0 203.0.113.0/24: 4"]);
     assert_eq!(matches(&image, NatMatch::Guard), guards(&image, &[]));
