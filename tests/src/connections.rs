@@ -175,7 +175,9 @@ impl Connections {
                 *owners.entry(entry.owner).or_default() += 1;
             }
             for mapping in held_by(entry, &peer.entry) {
-                *refs.entry(mapping).or_default() += 1;
+                if !self.gave_way(&mapping, &peer.entry) {
+                    *refs.entry(mapping).or_default() += 1;
+                }
             }
         }
         let count = self.firsts().count();
@@ -217,6 +219,17 @@ impl Connections {
         }
         self.check_external_ends()?;
         Ok(())
+    }
+
+    /// Whether an internal end has another external one by now than a connection of its has, whose answers
+    /// are `peer`'s: the uplink's address became another one.
+    fn gave_way(&self, mapping: &Mapping, peer: &FlowEntry) -> bool {
+        let own = (peer.key.dst, peer.key.dport);
+        mapping.kind == BindingKind::Internal as u8
+            && self
+                .mappings
+                .get(mapping)
+                .is_none_or(|binding| (binding.addr, binding.port) != own)
     }
 
     /// An external address and port is one internal end's.
