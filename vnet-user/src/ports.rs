@@ -344,8 +344,27 @@ pub fn set_closed(links: &Links, link: &Link, closed: bool, run: &mut PortRun) -
 
 /// Gives a port's interface back as it was. Goes on after an error and tells the first.
 pub fn release(pins: &Pins, links: &Links, name: &str, run: &mut PortRun) -> Result<()> {
+    let before = run.clone();
     // By its index: it may have another name by now.
     let link = links.by_index(run.ifindex).unwrap_or_default();
+    let there = link.is_some();
+    let released = release_link(pins, links, name, link, run);
+    if released.is_err() && there && matches!(links.by_index(run.ifindex), Ok(None)) {
+        // It went meanwhile, and took with it what could not be undone.
+        *run = before;
+        return release_link(pins, links, name, None, run);
+    }
+    released
+}
+
+/// [`release`], of an interface that is `link`, or is gone.
+fn release_link(
+    pins: &Pins,
+    links: &Links,
+    name: &str,
+    link: Option<Link>,
+    run: &mut PortRun,
+) -> Result<()> {
     let name = link.as_ref().map_or(name, |link| link.name.as_str());
     let mut first = Ok(());
     let mut keep = |result: Result<()>| {
