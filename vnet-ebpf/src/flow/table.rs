@@ -231,7 +231,7 @@ pub fn insert<T: FlowTable + ?Sized>(table: &T, entry: &FlowEntry) -> Inserted {
             table.count_tag(buckets[1], 0),
             table.count_tag(buckets[2], 0),
         );
-        index = table.claim(if first > 2 || first >= second {
+        index = table.claim(if first > 4 || first >= second {
             buckets[1]
         } else {
             buckets[2]

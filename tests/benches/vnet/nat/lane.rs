@@ -107,7 +107,9 @@ impl Lane {
             loop {
                 generator.rewind()?;
                 let measured = generator::send(generator, sink, outside, flows)?;
-                if measured.received >= measured.sent {
+                let missing = measured.sent.saturating_sub(measured.received);
+                // In a table that is nearly full a few find no place (docs/limits.md).
+                if missing == 0 || (attempt == ATTEMPTS && missing <= measured.sent / 10_000) {
                     break;
                 }
                 if attempt == ATTEMPTS {
