@@ -96,6 +96,8 @@ pub const BUCKETS: usize = 3;
 /// somewhere in it costs a walk of the page tables for each packet; while connections are few, all of
 /// them are in a part whose addresses the CPU remembers.
 const NEAR: u32 = 64;
+/// Buckets of the beginning at most: a megabyte of entries.
+const NEAR_MOST: u32 = 1024;
 
 /// Where a key belongs.
 #[inline(always)]
@@ -113,7 +115,8 @@ pub fn places<T: FlowTable + ?Sized>(table: &T, key: &FlowKey) -> Places {
     let other = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
     let third = other.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let all = table.flow_buckets();
-    let near = all / NEAR + 1;
+    let part = all / NEAR + 1;
+    let near = if part < NEAR_MOST { part } else { NEAR_MOST };
     // A multiplication in place of a remainder (Lemire, "Fast random integer generation in an
     // interval"): the number of buckets need not be a power of two.
     let scale = |hash: u32, n: u32| ((u64::from(hash) * u64::from(n)) >> 32) as u32;

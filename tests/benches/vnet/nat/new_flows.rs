@@ -15,8 +15,8 @@ use crate::{
 
 /// Flows that there is room for: the default size of the table.
 const ROOM: u32 = 1 << 18;
-/// Flows of a round that find the port of the VM in use already.
-const FLOWS: u32 = 8 * PORTS;
+/// Flows of a round that find the port of the VM in use already; those that made the ports are there, too.
+const FLOWS: u32 = 7 * PORTS;
 /// How often a round sends flows from ports that are not in use: there are only so many at once.
 const TIMES: u32 = 4;
 
