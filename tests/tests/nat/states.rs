@@ -124,7 +124,7 @@ fn tcp_port_is_used_again() {
         // A program that another test starts at this moment has the last one's sockets open until it
         // runs, and the port is in use as long.
         let open = || Connection::open_to(vm.netns(), 23_456, there, &listener).ok();
-        let mut tcp = vnet_tests::wait::within(Duration::from_secs(5), open).expect("it is served");
+        let mut tcp = wait::within(Duration::from_secs(5), open).expect("it is served");
         tcp.exchange(1000, 1000);
         // No TIME-WAIT at either end.
         for end in [tcp.client, tcp.server] {
