@@ -52,12 +52,20 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     };
     // The two name each other, unless one of them is another connection's by now or is not yet
     // entered.
-    if other.peer != index || tag != places(gateway, &own.key).tag || !remove(gateway, index, tag) {
+    if other.peer != index || tag != places(gateway, &own.key).tag {
         return false;
     }
-    let tag = tag_of(gateway, peer_index);
-    if peer_index != index && tag == places(gateway, &other.key).tag {
-        remove(gateway, peer_index, tag);
+    let (first_index, second_index) = if is_reply {
+        (peer_index, index)
+    } else {
+        (index, peer_index)
+    };
+    // Whoever takes the first one out ends the connection: two CPUs may come by its two entries.
+    if !remove(gateway, first_index, places(gateway, &work.forward.key).tag) {
+        return false;
+    }
+    if second_index != first_index {
+        remove(gateway, second_index, places(gateway, &work.reply.key).tag);
     }
     release(work, true, gateway);
     release(work, false, gateway);

@@ -576,7 +576,8 @@ pub fn find_room<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     };
     // Those that it began: with the others, anybody outside could use it up.
     if work.inside && gateway.owner_count(work.owner) >= conf.flow_quota {
-        return over_quota(work, gateway);
+        report(work, EventKind::FlowQuota, gateway);
+        return Outcome::refuse(DropReason::NatQuota, Tell::Prohibited);
     }
     if gateway.flow_count() >= conf.flow_limit && !evict(work, gateway) {
         report(work, EventKind::FlowTableFull, gateway);
@@ -610,12 +611,6 @@ pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     work.forward.owner = owner;
     work.reply.owner = owner;
     Outcome::GO_ON
-}
-
-#[inline(always)]
-fn over_quota<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
-    report(work, EventKind::FlowQuota, gateway);
-    Outcome::refuse(DropReason::NatQuota, Tell::Prohibited)
 }
 
 #[inline(always)]

@@ -90,8 +90,8 @@ impl Sizes {
             ("MAC_ALLOW", 4 * self.max_members()),
             ("FLOWS", self.flow_buckets() * FLOW_BUCKET as u32),
             ("FLOW_TAGS", self.flow_buckets()),
-            // A connection has at most an internal and an external mapping and a contact; blocks and
-            // the host's own come on top.
+            // A connection has at most an internal and an external mapping and a contact; blocks
+            // come on top.
             ("BINDINGS", (4 * self.flow_size).max(4096)),
             ("PORT_FLOWS", self.max_ports),
         ]
