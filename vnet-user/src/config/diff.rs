@@ -108,7 +108,9 @@ type Name = (String, String);
 /// with its name and its text.
 fn objects(config: &Config) -> Vec<((usize, usize), (Name, String))> {
     /// Tables in the order that documents have them.
-    const TABLES: [&str; 7] = ["switch", "settings", "network", "port", "fdb", "mac", "nat"];
+    const TABLES: [&str; 8] = [
+        "switch", "settings", "network", "port", "profile", "fdb", "mac", "nat",
+    ];
     let document = document::render(config);
     let mut objects = Vec::new();
     for (key, item) in document.iter() {

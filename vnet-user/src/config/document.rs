@@ -6,8 +6,8 @@ use toml_edit::{DocumentMut, Item};
 use super::settings::SettingsSection;
 use super::storm::StormOverrides;
 use super::{
-    Attachment, Config, FailMode, Invalid, MacAddr, Mode, NatRule, Network, Place, Port, StaticFdb,
-    TrunkEntry,
+    Attachment, Config, FailMode, Invalid, MacAddr, Match, Mode, NatRule, Network, Place, Port,
+    Profile, StaticFdb, TrunkEntry,
 };
 
 /// The version of the document that this build reads and writes.
@@ -31,6 +31,9 @@ pub(super) struct Document {
     /// Interfaces of the switch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     port: Vec<PortSection>,
+    /// What interfaces become that are not listed but found: the first that matches.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    profile: Vec<ProfileSection>,
     /// Static addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     fdb: Vec<StaticFdb>,
@@ -83,6 +86,39 @@ struct PortSection {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     mac: Vec<MacAddr>,
     /// Most addresses learned here, 0 is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(max = super::MAX_MACS_LIMIT)))]
+    max_macs: Option<u32>,
+    /// Limits of flooded frames.
+    #[serde(default, skip_serializing_if = "StormOverrides::is_empty")]
+    storm: StormOverrides,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct ProfileSection {
+    /// What listings call it.
+    name: String,
+    /// Which interfaces it is for; what is said of name and MAC address has to be true.
+    #[serde(rename = "match")]
+    matches: Match,
+    /// A physical network is behind them, not a virtual machine.
+    #[serde(default, skip_serializing_if = "is_default")]
+    uplink: bool,
+    /// The one network that they carry, untagged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<String>,
+    /// The networks that they carry: NAME, or NAME=VID for another tag on these ports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trunk: Option<Vec<TrunkEntry>>,
+    /// The trunk's network that goes untagged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    native: Option<String>,
+    /// Sources that may send; without any, every one may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mac: Vec<MacAddr>,
+    /// Most addresses learned on each, 0 is no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(max = super::MAX_MACS_LIMIT)))]
     max_macs: Option<u32>,
@@ -146,6 +182,14 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
             .enumerate()
             .map(|(index, port)| Port::try_from(port).map_err(|refusal| refusal.at("port", index)))
             .collect::<Result<_, _>>()?,
+        profiles: document
+            .profile
+            .into_iter()
+            .enumerate()
+            .map(|(index, profile)| {
+                Profile::try_from(profile).map_err(|refusal| refusal.at("profile", index))
+            })
+            .collect::<Result<_, _>>()?,
         static_fdb: document.fdb,
         mac_deny: document.mac.deny,
         nat: document.nat,
@@ -199,6 +243,7 @@ pub fn render(config: &Config) -> DocumentMut {
         settings: (&config.settings).into(),
         network: config.networks.clone(),
         port: config.ports.iter().map(PortSection::from).collect(),
+        profile: config.profiles.iter().map(ProfileSection::from).collect(),
         fdb: config.static_fdb.clone(),
         mac: MacSection {
             deny: config.mac_deny.clone(),
@@ -209,15 +254,28 @@ pub fn render(config: &Config) -> DocumentMut {
         .expect("strings and numbers under string keys are always TOML")
         .parse::<DocumentMut>()
         .expect("what toml wrote is TOML");
-    // Storm limits read best on their port's lines, and under the names that `set` knows.
-    if let Some(ports) = document
-        .get_mut("port")
-        .and_then(Item::as_array_of_tables_mut)
-    {
-        for port in ports.iter_mut() {
-            if let Some(Ok(storm)) = port.remove("storm").map(Item::into_value) {
-                port.insert("storm", Item::Value(storm));
+    // Storm limits and patterns read best on their port's or profile's lines, and settings under the
+    // names that `set` knows.
+    for key in ["port", "profile"] {
+        let tables = document.get_mut(key);
+        let Some(tables) = tables.and_then(Item::as_array_of_tables_mut) else {
+            continue;
+        };
+        for table in tables.iter_mut() {
+            for key in ["match", "storm"] {
+                if let Some(Ok(value)) = table.remove(key).map(Item::into_value) {
+                    table.insert(key, Item::Value(value));
+                }
             }
+            // A profile says first what it is for.
+            table.sort_values_by(|a, _, b, _| {
+                let rank = |key: &toml_edit::Key| match key.get() {
+                    "name" => 0,
+                    "match" => 1,
+                    _ => 2,
+                };
+                rank(a).cmp(&rank(b))
+            });
         }
     }
     if let Some(settings) = document.get_mut("settings").and_then(Item::as_table_mut) {
@@ -231,10 +289,57 @@ pub fn render(config: &Config) -> DocumentMut {
     document
 }
 
+impl TryFrom<ProfileSection> for Profile {
+    type Error = Invalid;
+
+    fn try_from(section: ProfileSection) -> Result<Self, Invalid> {
+        let options = PortSection {
+            name: section.name.clone(),
+            uplink: section.uplink,
+            network: section.network,
+            trunk: section.trunk,
+            native: section.native,
+            mac: section.mac,
+            max_macs: section.max_macs,
+            storm: section.storm,
+        };
+        Ok(Self {
+            options: options.port("profile")?,
+            name: section.name,
+            matches: section.matches,
+        })
+    }
+}
+
+impl From<&Profile> for ProfileSection {
+    fn from(profile: &Profile) -> Self {
+        let options = PortSection::from(&profile.options);
+        Self {
+            name: profile.name.clone(),
+            matches: profile.matches.clone(),
+            uplink: options.uplink,
+            network: options.network,
+            trunk: options.trunk,
+            native: options.native,
+            mac: options.mac,
+            max_macs: options.max_macs,
+            storm: options.storm,
+        }
+    }
+}
+
 impl TryFrom<PortSection> for Port {
     type Error = Invalid;
 
     fn try_from(section: PortSection) -> Result<Self, Invalid> {
+        section.port("port")
+    }
+}
+
+impl PortSection {
+    /// What it says, of a `what`.
+    fn port(self, what: &str) -> Result<Port, Invalid> {
+        let section = self;
         let name = section.name;
         let attachment = match (section.network, section.trunk, section.native) {
             (None, None, None) => Attachment::Default,
@@ -242,18 +347,18 @@ impl TryFrom<PortSection> for Port {
             (None, Some(networks), native) => Attachment::Trunk { networks, native },
             (Some(_), _, _) => {
                 return Err(Invalid::new(format!(
-                    "the port {name} has `network` together with `trunk` or `native`"
+                    "the {what} {name} has `network` together with `trunk` or `native`"
                 ))
                 .mend("a port has either `network`, or `trunk` and perhaps `native`"));
             }
             (None, None, Some(_)) => {
-                return Err(
-                    Invalid::new(format!("the port {name} has `native` without `trunk`"))
-                        .mend("write `network` for one untagged network, or add `trunk`"),
-                );
+                return Err(Invalid::new(format!(
+                    "the {what} {name} has `native` without `trunk`"
+                ))
+                .mend("write `network` for one untagged network, or add `trunk`"));
             }
         };
-        Ok(Self {
+        Ok(Port {
             name,
             uplink: section.uplink,
             attachment,
@@ -336,6 +441,17 @@ storm = { broadcast = 100, unknown_unicast = "off" }
 name = "tap1"
 trunk = ["blue", "red=30"]
 native = "default"
+
+[[profile]]
+name = "web"
+match = { name = "tap*", mac = "52:54:00:*" }
+network = "blue"
+mac = ["02:00:00:00:00:04"]
+storm = { broadcast = 50 }
+
+[[profile]]
+name = "rest"
+match = { name = "tap*" }
 
 [[fdb]]
 mac = "02:00:00:00:00:02"

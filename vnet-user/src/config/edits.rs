@@ -41,13 +41,22 @@ pub fn delete_network(config: &mut Config, name: &str) -> Result<(), Invalid> {
         .iter()
         .filter(|port| port.attachment.names(name))
         .map(|port| format!("port {}", port.name));
+    let profiles = config
+        .profiles
+        .iter()
+        .filter(|profile| profile.options.attachment.names(name))
+        .map(|profile| format!("profile {}", profile.name));
     let addresses = config
         .static_fdb
         .iter()
         .filter(|entry| entry.network == name)
         .map(|entry| format!("static address {}", entry.mac));
     let rules = nat_rules(config, |action| config.leads_into(action, name));
-    let users: Vec<_> = ports.chain(addresses).chain(rules).collect();
+    let users: Vec<_> = ports
+        .chain(profiles)
+        .chain(addresses)
+        .chain(rules)
+        .collect();
     if !users.is_empty() {
         return Err(Invalid::new(format!("it is used by {}", users.join(", ")))
             .mend("change or delete those first"));

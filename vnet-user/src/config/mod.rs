@@ -13,6 +13,7 @@ mod mac_addr;
 mod merge;
 pub mod names;
 pub mod nat;
+mod profile;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use nat::{
     AddrRange, Endpoint, Filtering, Mapping, NatAction, NatOptions, NatRule, NatSection, PortRange,
     Prefix, Protocols,
 };
+pub use profile::{Match, Pattern, Profile};
 pub use settings::{Assignment, MssClamp, SETTING_KEYS, SettingKey, SettingValue, Settings};
 pub use source::{DOCUMENT_MAX, Source};
 pub use store::{Edited, Lock, Store};
@@ -91,6 +93,8 @@ pub struct Config {
     /// The ports that the document lists. The switch device is a port without being here; when it
     /// is here, it is for its options.
     pub ports: Vec<Port>,
+    /// What ports are to be that are not listed, the first that matches.
+    pub profiles: Vec<Profile>,
     /// Static FDB entries.
     pub static_fdb: Vec<StaticFdb>,
     /// Addresses that may be neither source nor destination.
@@ -264,6 +268,16 @@ impl Config {
             .iter()
             .find(|network| network.name == name)
             .and_then(|network| network.vlan)
+    }
+
+    /// The port that an interface becomes which is adopted, and the profile that makes it that.
+    #[must_use]
+    pub fn adopted(&self, name: &str, mac: vnet_common::Mac) -> Option<(Port, &Profile)> {
+        let profile = self
+            .profiles
+            .iter()
+            .find(|profile| profile.matches.is_met(name, mac))?;
+        Some((profile.port(name), profile))
     }
 
     /// The port called `name` that the document lists.

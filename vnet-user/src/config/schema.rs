@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::document::Document;
-use super::{MacAddr, MssClamp, StormLimit, TrunkEntry};
+use super::{MacAddr, MssClamp, Pattern, StormLimit, TrunkEntry};
 
 /// The schema of a type whose values are not what Rust's are.
 macro_rules! spelled {
@@ -33,6 +33,10 @@ spelled!(TrunkEntry, "TrunkEntry", {
     "type": "string",
     "description": "A network of a trunk: NAME, or NAME=VID for another tag on this port.",
     "pattern": "^[A-Za-z0-9_.][A-Za-z0-9_.-]{0,31}(=[0-9]{1,4})?$",
+});
+spelled!(Pattern, "Pattern", {
+    "type": "string",
+    "description": "A text with wildcards: * for any letters, ? for one, [abc] and [0-9] for one of them.",
 });
 spelled!(StormLimit, "StormLimit", {
     "description": "Frames a second, or \"off\".",

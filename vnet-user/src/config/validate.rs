@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use vnet_common::{FIRST_INNER_SEGMENT, SEGMENTS};
 
 use super::{
-    Attachment, Config, DEFAULT_NETWORK, Invalid, MacAddr, Port, SETTING_KEYS, StaticFdb,
+    Attachment, Config, DEFAULT_NETWORK, Invalid, MacAddr, Match, Port, SETTING_KEYS, StaticFdb,
     TrunkEntry, names, settings::MAX_PORTS_LIMIT,
 };
 
@@ -25,6 +25,7 @@ impl Config {
         self.validate_networks()?;
         self.validate_gateways()?;
         self.validate_ports(switch)?;
+        self.validate_profiles()?;
         self.validate_static_fdb(switch)?;
         self.validate_nat(switch)?;
         check_stations("the deny list", &self.mac_deny)
@@ -129,25 +130,62 @@ impl Config {
                 let why = format!("{name} is the switch device and cannot be its own uplink");
                 return Err(at("uplink")(Invalid::new(why)));
             }
-            let about =
-                |key| move |refusal: Invalid| at(key)(refusal.about(format!("the port {name}")));
-            let key = match &port.attachment {
-                Attachment::Trunk { .. } => "trunk",
-                Attachment::Access(_) | Attachment::Default => "network",
+            let place = |key: &'static str| {
+                move |refusal: Invalid| at(key)(refusal.about(format!("the port {name}")))
             };
-            self.validate_attachment(port).map_err(about(key))?;
-            check_stations("its list of sources", &port.macs).map_err(about("mac"))?;
-            if port.max_macs.is_some_and(|limit| limit > MAX_MACS_LIMIT) {
-                let why = format!("max_macs is at most {MAX_MACS_LIMIT}");
-                return Err(about("max_macs")(Invalid::new(why)));
+            self.validate_options(port, &place)?;
+        }
+        Ok(())
+    }
+
+    fn validate_profiles(&self) -> Result<(), Invalid> {
+        let mut seen = HashSet::new();
+        for (index, profile) in self.profiles.iter().enumerate() {
+            let name = profile.name.as_str();
+            let at = |key| move |refusal: Invalid| refusal.at("profile", index).key(key);
+            names::check_network(name)
+                .map_err(|why| Invalid::new(why.replace("network", "profile")))
+                .map_err(at("name"))?;
+            if !seen.insert(name) {
+                let why = format!("the profile {name} is there twice");
+                return Err(at("name")(Invalid::new(why)));
             }
-            for (kind, limit) in port.storm.iter() {
-                if let Some(limit) = limit {
-                    let why = limit
-                        .check()
-                        .map_err(|why| format!("storm limit {kind}: {why}"));
-                    why.map_err(|why| about("storm")(Invalid::new(why)))?;
-                }
+            let place = |key: &'static str| {
+                move |refusal: Invalid| at(key)(refusal.about(format!("the profile {name}")))
+            };
+            if profile.matches == Match::default() {
+                return Err(place("match")(
+                    Invalid::new("it does not say which interfaces it is for")
+                        .mend("match = { name = \"tap*\" }, or by `mac`"),
+                ));
+            }
+            self.validate_options(&profile.options, &place)?;
+        }
+        Ok(())
+    }
+
+    /// What a port has besides its name; `place` says of a key's refusal where it stands.
+    fn validate_options<P: FnOnce(Invalid) -> Invalid>(
+        &self,
+        port: &Port,
+        place: &impl Fn(&'static str) -> P,
+    ) -> Result<(), Invalid> {
+        let key = match &port.attachment {
+            Attachment::Trunk { .. } => "trunk",
+            Attachment::Access(_) | Attachment::Default => "network",
+        };
+        self.validate_attachment(port).map_err(place(key))?;
+        check_stations("its list of sources", &port.macs).map_err(place("mac"))?;
+        if port.max_macs.is_some_and(|limit| limit > MAX_MACS_LIMIT) {
+            let why = format!("max_macs is at most {MAX_MACS_LIMIT}");
+            return Err(place("max_macs")(Invalid::new(why)));
+        }
+        for (kind, limit) in port.storm.iter() {
+            if let Some(limit) = limit {
+                let why = limit
+                    .check()
+                    .map_err(|why| format!("storm limit {kind}: {why}"));
+                why.map_err(|why| place("storm")(Invalid::new(why)))?;
             }
         }
         Ok(())
