@@ -127,6 +127,24 @@ impl Global {
         }
     }
 
+    /// The words that name the same switch in the same place to another process.
+    #[must_use]
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["--switch".into(), self.switch.as_str().into()];
+        if let Some(netns) = &self.netns {
+            words.extend(["--netns".into(), netns.clone()]);
+        }
+        words.extend(["--config-dir".into(), self.config_dir.clone().into()]);
+        words.extend(["--bpffs".into(), self.bpffs.clone().into()]);
+        words
+    }
+
+    /// Whether it names the same switch in the same place as `other`.
+    #[must_use]
+    pub fn same_place(&self, other: &Self) -> bool {
+        self.words() == other.words()
+    }
+
     /// Where documents are kept before they are changed: the state directory, or with the
     /// documents where those are in a place of their own. VNET_STATE_DIR names another place.
     #[must_use]
@@ -197,6 +215,8 @@ pub enum Command {
     Events(EventsArgs),
     /// Look for what keeps the switch from working, and say what to do about it
     Doctor(DoctorArgs),
+    /// Bring the switch up, stay in the foreground and make interfaces ports as they come
+    Daemon,
     /// Print what the bring-up object logs, as far as RUST_LOG lets it
     #[cfg(feature = "datapath-log")]
     DatapathLog,

@@ -6,7 +6,7 @@
 //! br_stp_change_bridge_id), and IPv6 joins no group without a carrier: nobody would resolve the
 //! gateway's addresses.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
@@ -84,6 +84,16 @@ fn interface(config: &Config, switch: &str, network: &str) -> String {
     }
     let name = format!("{switch}.{network}");
     shortened(name)
+}
+
+/// The names of the interfaces that vnet makes for gateway ports.
+#[must_use]
+pub fn interfaces(config: &Config, switch: &str) -> BTreeSet<String> {
+    switch_ports(config, switch)
+        .into_iter()
+        .filter(|listed| listed.role == Role::Gateway)
+        .flat_map(|listed| [peer_of(&listed.port.name), listed.port.name])
+        .collect()
 }
 
 /// The name of a gateway port's other end.

@@ -3,11 +3,13 @@
 //! A library so that tests work with the very configuration, tables and object that the command
 //! uses; the command itself is [`main`].
 
+pub mod adopt;
 pub mod attach;
 pub mod cli;
 pub mod commands;
 pub mod compile;
 pub mod config;
+pub mod daemon;
 pub mod datapath;
 pub mod doctor;
 pub mod error;
@@ -27,9 +29,14 @@ use std::process::ExitCode;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = cli::Cli::read();
-    output::init_log(&cli.global);
-    match commands::run(cli) {
-        Ok(code) => code.into(),
+    let is_daemon = matches!(cli.command, cli::Command::Daemon);
+    output::init_log(&cli.global, is_daemon);
+    let run = || match daemon::client::leave(&cli)? {
+        Some(code) => Ok(code.into()),
+        None => commands::run(cli).map(ExitCode::from),
+    };
+    match run() {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{error}");
             error.code.into()

@@ -146,6 +146,7 @@ fn begin(session: &mut Session, config: &Config) -> Result<RunState, Error> {
         fail_closed: false,
         sysctls: Vec::new(),
         ports: BTreeMap::new(),
+        adopted: BTreeMap::new(),
         gateways: BTreeMap::new(),
         slots: BTreeMap::new(),
         segments: BTreeMap::new(),

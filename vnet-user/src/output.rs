@@ -157,9 +157,11 @@ impl<T: Serialize> Serialize for Envelope<'_, T> {
 }
 
 /// Sets up the log: warnings by default, errors with `-q`, more with `-v`, and what RUST_LOG says.
-pub fn init_log(global: &Global) {
+pub fn init_log(global: &Global, is_daemon: bool) {
     let (ours, others) = match (global.quiet, global.verbose) {
         (true, _) => (LevelFilter::Error, LevelFilter::Error),
+        // Nobody sees what a daemon does but in its log.
+        (false, 0) if is_daemon => (LevelFilter::Info, LevelFilter::Warn),
         (false, 0) => (LevelFilter::Warn, LevelFilter::Warn),
         (false, 1) => (LevelFilter::Debug, LevelFilter::Warn),
         (false, _) => (LevelFilter::Trace, LevelFilter::Debug),

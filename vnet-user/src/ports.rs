@@ -51,6 +51,25 @@ pub struct Wanted {
     pub gateway: Option<Network>,
 }
 
+impl Wanted {
+    /// Whether the host's stack stays behind it.
+    #[must_use]
+    pub fn is_outside(&self) -> bool {
+        self.role == Role::Uplink && !self.member
+    }
+
+    /// The TC hooks that it has a program at.
+    #[must_use]
+    pub fn hooks(&self) -> &'static [TcHook] {
+        match self.role {
+            Role::Vm => &[TcHook::Ingress],
+            Role::Device | Role::Gateway => &[TcHook::Egress],
+            Role::Uplink if self.is_outside() => &[TcHook::Ingress, TcHook::Egress],
+            Role::Uplink => &[TcHook::Ingress],
+        }
+    }
+}
+
 /// Whether XDP programs may redirect to a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -191,52 +210,65 @@ fn veth_xdp(link: &Link, links: &Links, peers: &mut Peers) -> Result<XdpPlan, Er
     Ok(XdpPlan::Attach { warning })
 }
 
-/// Makes an interface a port: features, programs, membership. What is done is noted in `run` as it
-/// is done, so that [`release`] can undo a half.
+/// What is to be done to an interface, besides attaching programs, to make it a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    lro_off: bool,
+    enslave: bool,
+    make_promiscuous: bool,
+    make_up: bool,
+}
+
+/// Works out what has to be done to make an interface a port, and notes it in `run`, so that
+/// [`release`] can undo it, or as much of it as came to be.
+pub fn intend(wanted: &Wanted, run: &mut PortRun) -> Steps {
+    let link = &wanted.link;
+    let fresh = run.hooks.is_empty();
+    for hook in wanted.hooks() {
+        if !run.hooks.iter().any(|known| known == hook.name()) {
+            run.hooks.push(hook.name().into());
+        }
+    }
+    let steps = Steps {
+        // Frames that the NIC merged cannot be sent on.
+        lro_off: wanted.role == Role::Uplink
+            && ethtool::get(&wanted.name).is_ok_and(|features| features.lro),
+        enslave: wanted.role == Role::Vm && link.master.is_none(),
+        make_promiscuous: wanted.is_outside() && !link.promiscuous,
+        // Once: a port that is taken down later is meant to be.
+        make_up: fresh && !link.up,
+    };
+    run.lro_off |= steps.lro_off;
+    run.enslaved |= steps.enslave;
+    run.made_promiscuous |= steps.make_promiscuous;
+    run.made_up |= steps.make_up;
+    steps
+}
+
+/// Makes an interface a port: features, programs, membership.
 pub fn attach(
     pins: &Pins,
     links: &Links,
     device: &Link,
     wanted: &Wanted,
-    run: &mut PortRun,
+    steps: Steps,
 ) -> Result<()> {
     let (name, link) = (&wanted.name, &wanted.link);
-    run.tc = attach::tc_kind()?.into();
-    let outside = wanted.role == Role::Uplink && !wanted.member;
-    if wanted.role == Role::Uplink {
-        // Frames that the NIC merged cannot be sent on.
-        if ethtool::get(name).is_ok_and(|features| features.lro) {
-            ethtool::set_lro(name, false).with_context(|| {
-                format!("switching LRO off on {name}; ethtool -K {name} lro off")
-            })?;
-            run.lro_off = true;
-        }
+    if steps.lro_off {
+        ethtool::set_lro(name, false)
+            .with_context(|| format!("switching LRO off on {name}; ethtool -K {name} lro off"))?;
     }
-    let fresh = run.hooks.is_empty();
-    let hooks: &[TcHook] = match wanted.role {
-        Role::Vm => &[TcHook::Ingress],
-        Role::Device | Role::Gateway => &[TcHook::Egress],
-        Role::Uplink if outside => &[TcHook::Ingress, TcHook::Egress],
-        Role::Uplink => &[TcHook::Ingress],
-    };
-    for hook in hooks {
+    for hook in wanted.hooks() {
         attach::attach_tc(pins, *hook, name, link.index)?;
-        if !run.hooks.iter().any(|known| known == hook.name()) {
-            run.hooks.push(hook.name().into());
-        }
     }
-    if wanted.role == Role::Vm && link.master.is_none() {
+    if steps.enslave {
         links.set_master(link.index, Some(device.index))?;
-        run.enslaved = true;
     }
-    if outside && !link.promiscuous {
+    if steps.make_promiscuous {
         links.set_promiscuous(link.index, true)?;
-        run.made_promiscuous = true;
     }
-    // Once: a port that is taken down later is meant to be.
-    if fresh && !link.up {
+    if steps.make_up {
         links.set_up(link.index, true)?;
-        run.made_up = true;
     }
     Ok(())
 }
@@ -310,26 +342,37 @@ fn detach_xdp(pins: &Pins, name: &str, run: &mut PortRun) -> Result<()> {
     Ok(())
 }
 
+/// What a member's bridge port flags are while it is cut off from the plain bridge.
+const CLOSED: BridgePortFlags = BridgePortFlags {
+    isolated: true,
+    flood: false,
+    learning: false,
+};
+
+/// Notes a member's bridge port flags before [`set_closed`] changes them. Returns whether it has
+/// anything to change.
+pub fn intend_closed(link: &Link, closed: bool, run: &mut PortRun) -> bool {
+    let Some(now) = link.bridge_port.map(|port| port.flags) else {
+        return false;
+    };
+    if !closed {
+        return run.bridge_flags.is_some();
+    }
+    run.bridge_flags
+        .get_or_insert((now.isolated, now.flood, now.learning));
+    now != CLOSED
+}
+
 /// Cuts a member off from the plain bridge, or opens it, by its bridge port flags. With the
 /// programs gone, an isolated port reaches no other isolated one, and nothing is flooded to it.
 pub fn set_closed(links: &Links, link: &Link, closed: bool, run: &mut PortRun) -> Result<()> {
-    let Some(port) = &link.bridge_port else {
+    if !intend_closed(link, closed, run) {
         return Ok(());
-    };
-    let now = port.flags;
+    }
     if closed {
-        let wanted = BridgePortFlags {
-            isolated: true,
-            flood: false,
-            learning: false,
-        };
-        if run.bridge_flags.is_none() {
-            run.bridge_flags = Some((now.isolated, now.flood, now.learning));
-        }
-        if now != wanted {
-            links.set_bridge_port(link.index, wanted)?;
-        }
-    } else if let Some((isolated, flood, learning)) = run.bridge_flags.take() {
+        return links.set_bridge_port(link.index, CLOSED);
+    }
+    if let Some((isolated, flood, learning)) = run.bridge_flags.take() {
         links.set_bridge_port(
             link.index,
             BridgePortFlags {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use vnet_common::{ControlRequest, fdb::FDB_LOCAL};
 
 use crate::cli::Global;
-use crate::config::{Config, MacAddr, Store};
+use crate::config::{Config, MacAddr, Port, Store};
 use crate::datapath::{control::Control, fdb, pins::Pins};
 use crate::error::{Doing as _, Error};
 use crate::host::{Links, kernel, netns, privileges};
@@ -27,6 +27,7 @@ pub struct Session {
     bpffs: PathBuf,
     pins: Pins,
     state: Option<RunState>,
+    adopts: bool,
     present: OnceCell<BTreeMap<String, u32>>,
 }
 
@@ -93,6 +94,7 @@ impl Session {
             bpffs: global.bpffs.clone(),
             pins,
             state: None,
+            adopts: false,
             present: OnceCell::new(),
         };
         session.reload()?;
@@ -125,6 +127,41 @@ impl Session {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// From now on interfaces that are found become ports: what the daemon does.
+    pub fn adopt(&mut self) {
+        self.adopts = true;
+    }
+
+    /// Whether interfaces that are found become ports.
+    #[must_use]
+    pub fn adopts(&self) -> bool {
+        self.adopts
+    }
+
+    /// `config` with the ports that the running switch has besides.
+    #[must_use]
+    pub fn with_adopted(&self, mut config: Config) -> Config {
+        let adopted = self.state.iter().flat_map(|state| &state.adopted);
+        for (name, run) in adopted {
+            if config.port(name).is_some() {
+                continue;
+            }
+            let profile = config
+                .profiles
+                .iter()
+                .find(|profile| Some(&profile.name) == run.profile.as_ref());
+            let port = profile.map_or_else(
+                || Port {
+                    uplink: run.uplink,
+                    ..Port::new(name.as_str())
+                },
+                |profile| profile.port(name),
+            );
+            config.ports.push(port);
+        }
+        config
     }
 
     /// The switch's name.

@@ -35,6 +35,8 @@ pub struct RunState {
     pub sysctls: Vec<(PathBuf, String)>,
     /// Attached ports by interface name.
     pub ports: BTreeMap<String, PortRun>,
+    /// Ports that the document does not list, by interface name.
+    pub adopted: BTreeMap<String, AdoptedRun>,
     /// Gateway ports' interfaces by name.
     pub gateways: BTreeMap<String, GatewayRun>,
     /// Who has which slot: interface name and kind.
@@ -75,6 +77,18 @@ pub struct PortRun {
     pub note: String,
     /// XDP programs may redirect to it.
     pub xdp_target: bool,
+}
+
+/// An interface that became a port by being found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdoptedRun {
+    /// Interface index: another interface of its name is another matter.
+    pub ifindex: u32,
+    /// A physical network is behind it.
+    pub uplink: bool,
+    /// The profile that it was made after; `None` for a member of the switch device that none is for.
+    pub profile: Option<String>,
 }
 
 /// What was done for a network's gateway addresses.

@@ -1,6 +1,6 @@
 //! Makes the kernel equal to a configuration: ports, tables, addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 use vnet_common::{
@@ -8,18 +8,23 @@ use vnet_common::{
     control::{FLUSH_SEGMENT, FLUSH_SLOT},
 };
 
+use crate::adopt;
+use crate::attach;
 use crate::compile::{self, Facts, Image, Interface, fnv1a};
 use crate::config::{Config, FailMode, Mode};
 use crate::datapath::{control::Control, counters, fdb, publish};
 use crate::error::Error;
 use crate::gateway::{self, SwitchPort};
 use crate::host::{Address, Link, Links, Peers, grace::ShortGracePeriods};
-use crate::ports::{self, Role, Wanted, XdpPlan};
+use crate::ports::{self, Role, Steps, Wanted, XdpPlan};
 use crate::runtime::Session;
-use crate::state::{GatewayRun, PortRun, RunState};
+use crate::state::{AdoptedRun, GatewayRun, PortRun, RunState};
 
 /// From so many new ports on, the kernel's waits for each are worth shortening.
 const MANY_PORTS: usize = 8;
+
+/// How often ports are attached again when an interface went meanwhile.
+const TRIES: u32 = 3;
 
 /// Makes the kernel equal to `new`. Returns the state after it, saved, and warnings.
 ///
@@ -39,16 +44,24 @@ pub fn sync(
         state,
         warnings: Vec::new(),
     };
-    let plan = match run.plan(new) {
-        Ok(plan) => plan,
-        Err(error) => {
-            run.unmake_gateways(&before);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let plan = match run.plan(new) {
+            Ok(plan) => plan,
+            Err(error) => {
+                run.unmake_gateways(&before);
+                return Err(error);
+            }
+        };
+        let Err(error) = run.reach(&plan, new) else {
+            break;
+        };
+        // Interfaces of VMs come and go as they like.
+        if tries == TRIES || !plan.has_lost_one(&links)? {
+            run.undo(&before, old);
             return Err(error);
         }
-    };
-    if let Err(error) = run.reach(&plan, new) {
-        run.undo(&before, old);
-        return Err(error);
     }
     let Run {
         state, warnings, ..
@@ -69,12 +82,18 @@ pub fn is_closed(config: &Config) -> bool {
                 || !config.nat.is_empty()
                 || config.networks.iter().any(|n| !n.gateway.is_empty())
                 || config.ports.iter().any(|port| !port.macs.is_empty())
+                || config
+                    .profiles
+                    .iter()
+                    .any(|profile| !profile.options.macs.is_empty())
         }
     }
 }
 
 /// What is to be, worked out before anything is touched.
 struct Plan {
+    /// Those of `ports` that the document does not list.
+    adopted: BTreeMap<String, AdoptedRun>,
     device: Link,
     ports: Vec<Wanted>,
     xdp: BTreeMap<String, XdpPlan>,
@@ -90,10 +109,10 @@ impl Plan {
         config: &Config,
     ) -> Result<Self, Error> {
         let switch = session.switch();
-        let mut by_name: BTreeMap<String, Link> = links
-            .list()?
-            .into_iter()
-            .map(|link| (link.name.clone(), link))
+        let listed = links.list()?;
+        let mut by_name: BTreeMap<String, Link> = listed
+            .iter()
+            .map(|link| (link.name.clone(), link.clone()))
             .collect();
         let device = by_name.get(switch).cloned().ok_or_else(|| {
             Error::new(
@@ -104,12 +123,14 @@ impl Plan {
                 "vnet-user --switch {switch} down, then up: it makes the device again"
             ))
         })?;
-        check_owners(session, config, &by_name)?;
+        let taken = check_owners(session, config, &by_name)?;
+        let (config, adopted, mut warnings) =
+            adopt(session, state, config, &device, &listed, &taken);
+        let config = &config;
 
         let mut peers = Peers::new();
         let mut ports = Vec::new();
         let mut xdp = BTreeMap::new();
-        let mut warnings = Vec::new();
         for SwitchPort {
             port,
             role,
@@ -157,6 +178,7 @@ impl Plan {
         let facts = facts(session, state, config, &ports, links.addresses()?)?;
         let image = compile::compile(config, &facts)?;
         Ok(Self {
+            adopted,
             device,
             ports,
             xdp,
@@ -164,6 +186,49 @@ impl Plan {
             warnings,
         })
     }
+}
+
+impl Plan {
+    /// Whether an interface is gone that was there when this was made.
+    fn has_lost_one(&self, links: &Links) -> Result<bool, Error> {
+        let there: BTreeSet<u32> = links.list()?.iter().map(|link| link.index).collect();
+        Ok(self
+            .ports
+            .iter()
+            .any(|wanted| !there.contains(&wanted.link.index)))
+    }
+}
+
+/// The configuration with the ports that are adopted: those that are found, in the daemon, and
+/// otherwise those of them that have been adopted already.
+fn adopt(
+    session: &Session,
+    state: &RunState,
+    config: &Config,
+    device: &Link,
+    links: &[Link],
+    taken: &BTreeSet<u32>,
+) -> (Config, BTreeMap<String, AdoptedRun>, Vec<String>) {
+    let (mut found, mut warnings) = adopt::find(config, session.switch(), device, links, taken);
+    if !session.adopts() {
+        warnings.clear();
+        found.retain(|one| {
+            let known = state.adopted.get(&one.port.name);
+            known.is_some_and(|known| known.ifindex == one.ifindex)
+        });
+    }
+    let room = state.sizes.max_ports;
+    let (config, found, warning) = adopt::extended(config, session.switch(), room, &found);
+    warnings.extend(warning);
+    let adopted = found.into_iter().map(|one| {
+        let run = AdoptedRun {
+            ifindex: one.ifindex,
+            uplink: one.port.uplink,
+            profile: one.profile,
+        };
+        (one.port.name, run)
+    });
+    (config, adopted.collect(), warnings)
 }
 
 /// Rules that wait for their way out to become one.
@@ -191,24 +256,22 @@ fn useless_uplinks(config: &Config, switch: &str, ports: &[Wanted]) -> Vec<Strin
     warnings
 }
 
-/// Another switch's ports are not ours.
+/// Another switch's ports are not ours. Returns the indices of their interfaces.
 fn check_owners(
     session: &Session,
     config: &Config,
     by_name: &BTreeMap<String, Link>,
-) -> Result<(), Error> {
+) -> Result<BTreeSet<u32>, Error> {
     let here = crate::host::netns::current_id()?;
+    let mut taken = BTreeSet::new();
     for (other, state) in RunState::others(session.run_dir(), session.switch()) {
         if state.netns != (here.dev, here.ino) {
             continue;
         }
+        let theirs: BTreeSet<u32> = state.ports.values().map(|run| run.ifindex).collect();
         for port in &config.ports {
-            let taken = state.ports.get(&port.name).is_some_and(|run| {
-                by_name
-                    .get(&port.name)
-                    .is_some_and(|link| link.index == run.ifindex)
-            });
-            if taken {
+            let link = by_name.get(&port.name);
+            if link.is_some_and(|link| theirs.contains(&link.index)) {
                 return Err(Error::new(
                     format!("using {} as a port of {}", port.name, session.switch()),
                     format_args!("it is a port of the switch {other}"),
@@ -216,8 +279,10 @@ fn check_owners(
                 .mend(format!("vnet-user --switch {other} port del {}", port.name)));
             }
         }
+        taken.extend(theirs);
+        taken.insert(state.device);
     }
-    Ok(())
+    Ok(taken)
 }
 
 fn facts(
@@ -303,15 +368,47 @@ impl Run<'_> {
             .filter(|p| !self.state.ports.contains_key(&p.name))
             .count();
         let _short = (fresh >= MANY_PORTS).then(ShortGracePeriods::begin);
-        for wanted in &plan.ports {
+        let steps = self.intend(plan)?;
+        for (wanted, steps) in plan.ports.iter().zip(steps) {
             self.configure_gateway(wanted)?;
-            let attached = self.attach(plan, wanted, config.mode);
-            // On record port by port: whatever ends this process, `down` can undo what was done.
-            self.state
-                .save(self.session.run_dir(), self.session.switch())?;
-            attached?;
+            self.attach(plan, wanted, steps, config.mode)?;
         }
         self.close(plan, config)
+    }
+
+    /// Puts on record what attaching the ports will change, before it is changed: whatever ends this
+    /// process, `down` can undo what was done.
+    fn intend(&mut self, plan: &Plan) -> Result<Vec<Steps>, Error> {
+        let before = (self.state.ports.clone(), self.state.adopted.clone());
+        self.state.adopted.clone_from(&plan.adopted);
+        let tc = attach::tc_kind()?;
+        let mut steps = Vec::new();
+        for wanted in &plan.ports {
+            let fresh = || PortRun {
+                ifindex: wanted.link.index,
+                kind: wanted.role.name().into(),
+                member: wanted.member,
+                ..PortRun::default()
+            };
+            let run = self.state.ports.entry(wanted.name.clone());
+            let run = run.or_insert_with(fresh);
+            run.tc = tc.into();
+            run.xdp_target = wanted.target.allowed;
+            if wanted.role == Role::Vm {
+                run.note.clone_from(&wanted.target.note);
+            }
+            steps.push(ports::intend(wanted, run));
+        }
+        if before != (self.state.ports.clone(), self.state.adopted.clone()) {
+            self.save()?;
+        }
+        Ok(steps)
+    }
+
+    fn save(&self) -> Result<(), Error> {
+        Ok(self
+            .state
+            .save(self.session.run_dir(), self.session.switch())?)
     }
 
     /// A bridge whose address nobody set takes another one as members come and go, and the tables
@@ -413,44 +510,50 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn attach(&mut self, plan: &Plan, wanted: &Wanted, mode: Mode) -> Result<(), Error> {
+    fn attach(
+        &mut self,
+        plan: &Plan,
+        wanted: &Wanted,
+        steps: Steps,
+        mode: Mode,
+    ) -> Result<(), Error> {
         let pins = self.session.pins();
-        let run = self
-            .state
-            .ports
-            .entry(wanted.name.clone())
-            .or_insert_with(|| PortRun {
-                ifindex: wanted.link.index,
-                kind: wanted.role.name().into(),
-                member: wanted.member,
-                ..PortRun::default()
-            });
-        run.xdp_target = wanted.target.allowed;
-        if wanted.role == Role::Vm {
-            run.note.clone_from(&wanted.target.note);
-        }
-        ports::attach(pins, self.links, &plan.device, wanted, run)
+        ports::attach(pins, self.links, &plan.device, wanted, steps)
             .with_context(|| format!("attaching the port {}", wanted.name))?;
-        if let Some(xdp) = plan.xdp.get(&wanted.name) {
-            let warnings = ports::apply_xdp(pins, &wanted.link, mode, xdp, run)?;
-            self.warnings.extend(warnings);
-        }
-        Ok(())
+        let (Some(xdp), Some(run)) = (
+            plan.xdp.get(&wanted.name),
+            self.state.ports.get_mut(&wanted.name),
+        ) else {
+            return Ok(());
+        };
+        let warnings = ports::apply_xdp(pins, &wanted.link, mode, xdp, run)?;
+        self.warnings.extend(warnings);
+        self.save()
     }
 
     fn close(&mut self, plan: &Plan, config: &Config) -> Result<(), Error> {
         let closed = is_closed(config);
+        let mut links = Vec::new();
         for wanted in plan.ports.iter().filter(|wanted| wanted.member) {
             // Read again: it has just become a member.
             let Some(link) = self.links.by_index(wanted.link.index)? else {
                 continue;
             };
             if let Some(run) = self.state.ports.get_mut(&wanted.name) {
+                links.extend(ports::intend_closed(&link, closed, run).then_some((wanted, link)));
+            }
+        }
+        self.state.fail_closed = closed;
+        if links.is_empty() {
+            return Ok(());
+        }
+        self.save()?;
+        for (wanted, link) in links {
+            if let Some(run) = self.state.ports.get_mut(&wanted.name) {
                 ports::set_closed(self.links, &link, closed, run)
                     .with_context(|| format!("setting the bridge flags of {}", wanted.name))?;
             }
         }
-        self.state.fail_closed = closed;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! `config export | check | diff | apply | confirm | rollback | list`.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use serde::Serialize;
 
@@ -11,7 +11,9 @@ use crate::config::{
     Checkpoint, Edited, Source,
     diff::{self, Change},
 };
+use crate::daemon::protocol::{self, Request};
 use crate::error::{Doing as _, Error, ExitCode};
+use crate::host::privileges;
 use crate::output::{Listing, Output, print};
 use crate::runtime::Session;
 
@@ -28,12 +30,7 @@ pub fn run(global: &Global, output: &Output, command: ConfigCommand) -> Result<E
                 .map_err(|error| error.code(ExitCode::Usage));
         }
         ConfigCommand::Apply(args) => apply(&mut Session::open(global)?, output, &args)?,
-        ConfigCommand::Confirm => {
-            return Err(no_daemon(
-                "confirming what was applied",
-                "what `config apply` applied without --confirm stays",
-            ));
-        }
+        ConfigCommand::Confirm => confirm(&Session::open(global)?, output)?,
         ConfigCommand::Rollback { id } => rollback(&mut Session::open(global)?, output, id)?,
         ConfigCommand::List => list(&Session::open(global)?, output)?,
     }
@@ -68,7 +65,7 @@ fn check(output: &Output, switch: &str, file: &Path) -> Result<(), Error> {
 fn diff(session: &Session, output: &Output, file: &Path) -> Result<ExitCode, Error> {
     let new = Source::open(file)?;
     let after = new.config(session.switch())?;
-    let before = super::load(session)?;
+    let before = session.store().load()?.unwrap_or_default();
     let changes = diff::changes(&before, &after);
     if output.format() != Format::Table {
         output.list(&changes)?;
@@ -90,18 +87,67 @@ fn diff(session: &Session, output: &Output, file: &Path) -> Result<ExitCode, Err
 
 fn apply(session: &mut Session, output: &Output, args: &ApplyArgs) -> Result<(), Error> {
     let doing = format!("applying {}", args.file.display());
+    let source = Source::open(&args.file)?;
+    source.config(session.switch())?;
     if args.confirm.is_some() {
-        return Err(no_daemon(
-            &doing,
-            "apply it without --confirm: `vnet-user config rollback` takes it back",
+        ask_daemon(session, &doing)?;
+    }
+    let applied = replace(session, output, &doing, &source, args.confirm);
+    if args.confirm.is_some() {
+        // Failed or not: it looks at how long it has to wait.
+        ask_daemon(session, &doing)?;
+    }
+    applied?;
+    if let (Some(seconds), Some(_)) = (args.confirm, session.store().pending()?) {
+        output.note(&format!(
+            "taken back in {seconds} s unless `vnet-user --switch {} config confirm` comes before",
+            session.switch()
         ));
     }
-    let source = Source::open(&args.file)?;
-    replace(session, output, &doing, &source)
+    Ok(())
+}
+
+/// What is applied until it is confirmed is taken back by the daemon: no other process is sure to be
+/// there when the time comes.
+fn ask_daemon(session: &Session, doing: &str) -> Result<(), Error> {
+    protocol::ask(session.run_dir(), session.switch(), &Request::Look)
+        .map(|_| ())
+        .map_err(|error| {
+            let why = match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    "only the daemon can take it back, and none runs".into()
+                }
+                _ => format!("only the daemon can take it back, and it does not answer: {error}"),
+            };
+            Error::new(doing, why)
+                .code(ExitCode::NotUp)
+                .mend("start the daemon (vnet-user daemon), or apply it without --confirm")
+        })
+}
+
+/// Keeps what was applied. It needs no daemon: where none runs, none takes it back.
+fn confirm(session: &Session, output: &Output) -> Result<(), Error> {
+    let doing = "confirming what was applied";
+    privileges::check(doing)?;
+    if !session.store().confirm()? {
+        return Err(Error::new(doing, "nothing waits to be confirmed")
+            .mend("vnet-user config list shows what was taken back or replaced"));
+    }
+    let _ = protocol::ask(session.run_dir(), session.switch(), &Request::Look);
+    output.note("it stays");
+    Ok(())
 }
 
 fn rollback(session: &mut Session, output: &Output, id: Option<u32>) -> Result<(), Error> {
-    let checkpoints = session.store().checkpoints();
+    let store = session.store().clone();
+    if id.is_none() {
+        let doing = "taking back what waits to be confirmed";
+        if let Some(edited) = store.revert(doing, false, |old, new| session.sync(old, new))? {
+            report(session, output, &edited);
+            return Ok(());
+        }
+    }
+    let checkpoints = store.checkpoints();
     let id = match id {
         Some(id) => id,
         None => checkpoints.last()?.ok_or_else(|| {
@@ -114,7 +160,7 @@ fn rollback(session: &mut Session, output: &Output, id: Option<u32>) -> Result<(
     };
     let source = checkpoints.load(id)?;
     let doing = format!("rolling back to the checkpoint {id}");
-    replace(session, output, &doing, &source)
+    replace(session, output, &doing, &source, None)
 }
 
 /// Puts a whole document into force, or nothing of it.
@@ -123,25 +169,25 @@ fn replace(
     output: &Output,
     doing: &str,
     source: &Source,
+    confirm_s: Option<u32>,
 ) -> Result<(), Error> {
     let store = session.store().clone();
     let is_up = session.is_up();
-    let edited: Edited = store.replace(doing, source, is_up, |old, new| session.sync(old, new))?;
-    tell(session, output, &edited);
+    let edited = store.replace(doing, source, is_up, confirm_s, |old, new| {
+        session.sync(old, new)
+    })?;
+    report(session, output, &edited);
+    Ok(())
+}
+
+/// Says what a whole document changed.
+fn report(session: &Session, output: &Output, edited: &Edited) {
+    tell(session, output, edited);
     match diff::changes(&edited.old, &edited.new).len() {
         0 => output.note("nothing changes"),
         1 => output.note("1 object changed"),
         changes => output.note(&format!("{changes} objects changed")),
     }
-    Ok(())
-}
-
-/// What is applied until it is confirmed is taken back by the daemon: no other process is sure to
-/// be there when the time comes.
-fn no_daemon(doing: &str, mend: &str) -> Error {
-    Error::new(doing, "only the daemon can take it back, and none runs")
-        .code(ExitCode::NotUp)
-        .mend(mend)
 }
 
 fn list(session: &Session, output: &Output) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 
 mod completions;
 mod config;
+mod daemon;
 #[cfg(feature = "datapath-log")]
 mod datapath_log;
 mod doctor;
@@ -23,6 +24,7 @@ mod up;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Edited, Invalid, SETTING_KEYS};
+use crate::daemon::protocol::{self, Request};
 use crate::error::{Error, ExitCode};
 use crate::output::Output;
 use crate::runtime::Session;
@@ -35,6 +37,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Completions(args) => completions::run(&args)?,
         Command::Man(args) => man::run(&args)?,
         Command::Config(command) => return config::run(&cli.global, &output, command),
+        Command::Daemon => daemon::run(&cli.global)?,
         // A switch that cannot be opened is something to tell of.
         Command::Doctor(args) => doctor::run(&cli.global, &output, &args)?,
         command => run_on(&mut Session::open(&cli.global)?, &output, command)?,
@@ -60,9 +63,11 @@ fn run_on(session: &mut Session, output: &Output, command: Command) -> Result<()
         Command::Events(args) => events::run(session, output, args),
         #[cfg(feature = "datapath-log")]
         Command::DatapathLog => datapath_log::run(session),
-        Command::Completions(_) | Command::Man(_) | Command::Config(_) | Command::Doctor(_) => {
-            Ok(())
-        }
+        Command::Completions(_)
+        | Command::Man(_)
+        | Command::Config(_)
+        | Command::Daemon
+        | Command::Doctor(_) => Ok(()),
     }
 }
 
@@ -82,6 +87,10 @@ fn edit(
 
 /// Says what was warned of, and what of a change does not take effect now.
 fn tell(session: &Session, output: &Output, edited: &Edited) {
+    if edited.changed() {
+        // What it watches for is perhaps something else now. Where none runs, nobody has to know.
+        let _ = protocol::ask(session.run_dir(), session.switch(), &Request::Look);
+    }
     for warning in &edited.warnings {
         output.warn(warning);
     }
@@ -106,5 +115,6 @@ fn tell(session: &Session, output: &Output, edited: &Edited) {
 
 /// The configuration for listings: a switch without a document is as one begins.
 fn load(session: &Session) -> Result<Config, Error> {
-    Ok(session.store().load()?.unwrap_or_default())
+    let config = session.store().load()?.unwrap_or_default();
+    Ok(session.with_adopted(config))
 }

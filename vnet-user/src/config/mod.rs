@@ -13,6 +13,7 @@ mod mac_addr;
 mod merge;
 pub mod names;
 pub mod nat;
+mod pending;
 mod profile;
 #[cfg(test)]
 mod properties;
@@ -42,6 +43,7 @@ pub use nat::{
     AddrRange, Endpoint, Filtering, Mapping, NatAction, NatOptions, NatRule, NatSection, PortRange,
     Prefix, Protocols,
 };
+pub use pending::Pending;
 pub use profile::{Match, Pattern, Profile};
 pub use settings::{Assignment, MssClamp, SETTING_KEYS, SettingKey, SettingValue, Settings};
 pub use source::{DOCUMENT_MAX, Source};

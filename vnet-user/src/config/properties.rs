@@ -95,7 +95,7 @@ proptest! {
         let exported = store.source().unwrap().unwrap();
         let mut synced = None;
         let applied = store
-            .replace("applying", &exported, true, |old, new| {
+            .replace("applying", &exported, true, None, |old, new| {
                 synced = Some((old.clone(), new.clone()));
                 Ok(Vec::new())
             })

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::checkpoints::Checkpoints;
+use super::pending::{Pending, PendingFile};
 use super::staged::{Staged, make_dir, refused};
 use super::{Config, Invalid, Source, merge};
 use crate::error::{Doing as _, Error};
@@ -25,6 +26,7 @@ pub struct Store {
     document: PathBuf,
     lock: PathBuf,
     checkpoints: Checkpoints,
+    pending: PendingFile,
 }
 
 /// The switch's lock, held until dropped. Whoever changes the document or the kernel's tables
@@ -63,6 +65,7 @@ impl Store {
             document: config_dir.join(format!("{switch}.toml")),
             lock: run_dir.join(format!("{switch}.lock")),
             checkpoints: Checkpoints::new(state_dir.join(format!("{switch}.checkpoints"))),
+            pending: PendingFile::new(state_dir.join(format!("{switch}.pending"))),
         }
     }
 
@@ -128,6 +131,9 @@ impl Store {
         edit(&mut new).map_err(|refusal| refusal.doing(doing))?;
         new.validate(&self.switch)
             .map_err(|refusal| refusal.doing(doing))?;
+        if new != old {
+            self.refuse_pending(doing)?;
+        }
         let rewritten = (new != old).then(|| merge::rewrite(&text, &old, &new));
         self.carry_out(doing, &text, rewritten.as_deref(), old, new, sync)
     }
@@ -136,6 +142,8 @@ impl Store {
     /// spelling are the new one's. A document that cannot be understood is replaced only where
     /// `old_matters` is not true, as while the switch is down; it counts as an empty one then.
     ///
+    /// With `confirm_s` the change is [pending](Self::pending) then, unless there is none.
+    ///
     /// # Errors
     /// As [`Self::edit`]; and `source` is not right.
     pub fn replace(
@@ -143,11 +151,37 @@ impl Store {
         doing: &str,
         source: &Source,
         old_matters: bool,
+        confirm_s: Option<u32>,
+        sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
+    ) -> Result<Edited, Error> {
+        // Before the lock: what is wrong need not wait.
+        source.config(&self.switch)?;
+        let _lock = self.lock()?;
+        let _held = Held::begin();
+        let before = self.source()?.map(|before| before.text);
+        if before.as_ref() != Some(&source.text) {
+            self.refuse_pending(doing)?;
+            if let Some(seconds) = confirm_s {
+                // First, so that there is no moment in which nobody would take it back.
+                self.pending.save(&Pending::new(seconds, before)?)?;
+            }
+        }
+        let replaced = self.put(doing, source, old_matters, sync);
+        if replaced.is_err() && confirm_s.is_some() {
+            self.pending.remove()?;
+        }
+        replaced
+    }
+
+    /// [`Self::replace`], with the lock held.
+    fn put(
+        &self,
+        doing: &str,
+        source: &Source,
+        old_matters: bool,
         sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
     ) -> Result<Edited, Error> {
         let new = source.config(&self.switch)?;
-        let _lock = self.lock()?;
-        let _held = Held::begin();
         let before = self.source()?;
         let old = match &before {
             None => Config::default(),
@@ -161,6 +195,68 @@ impl Store {
         let text = before.map(|before| before.text).unwrap_or_default();
         let replacement = changed.then_some(source.text.as_str());
         self.carry_out(doing, &text, replacement, old, new, sync)
+    }
+
+    /// What waits to be confirmed. Whoever takes it back waits for the lock first and then asks.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub fn pending(&self) -> Result<Option<Pending>, Error> {
+        self.pending.load()
+    }
+
+    /// Keeps what waits to be confirmed. Returns whether there was anything.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn confirm(&self) -> Result<bool, Error> {
+        let _lock = self.lock()?;
+        let there = self.pending.load()?.is_some();
+        self.pending.remove()?;
+        Ok(there)
+    }
+
+    /// Takes back what waits to be confirmed: the document before is in force again. `None` when
+    /// there is nothing of the kind (any more), or when `due` is asked for and its time is not over.
+    ///
+    /// # Errors
+    /// As [`Self::edit`]; it still waits then.
+    pub fn revert(
+        &self,
+        doing: &str,
+        due: bool,
+        sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
+    ) -> Result<Option<Edited>, Error> {
+        let _lock = self.lock()?;
+        let _held = Held::begin();
+        let Some(pending) = self.pending.load()? else {
+            return Ok(None);
+        };
+        if due && pending.left_s() > 0 {
+            return Ok(None);
+        }
+        let before = Source {
+            name: format!("the document before {}", self.document.display()),
+            text: pending.before.unwrap_or_else(|| Source::empty().text),
+        };
+        let reverted = self.put(doing, &before, true, sync)?;
+        self.pending.remove()?;
+        Ok(Some(reverted))
+    }
+
+    /// Another change on top of one that is perhaps taken back would be lost with it.
+    fn refuse_pending(&self, doing: &str) -> Result<(), Error> {
+        let Some(pending) = self.pending.load()? else {
+            return Ok(());
+        };
+        Err(Error::new(
+            doing,
+            format_args!(
+                "the document waits to be confirmed, and is taken back in {} s",
+                pending.left_s()
+            ),
+        )
+        .mend("vnet-user config confirm keeps it, vnet-user config rollback takes it back now"))
     }
 
     /// The second half of every change: stage, sync, commit. `before` is the document's text, empty

@@ -32,6 +32,14 @@ impl Config {
             .map_err(|refusal| refusal.at("mac", 0).key("deny"))
     }
 
+    /// How many slots the ports take: slot 0 stands for no port, the switch device and the host behind
+    /// each uplink have one.
+    #[must_use]
+    pub fn slots_needed(&self, switch: &str) -> usize {
+        let uplinks = self.ports.iter().filter(|port| port.uplink).count();
+        1 + self.all_ports(switch).len() + uplinks
+    }
+
     fn validate_settings(&self, switch: &str) -> Result<(), Invalid> {
         for key in &SETTING_KEYS {
             key.check(key.get(&self.settings)).map_err(|why| {
@@ -41,9 +49,7 @@ impl Config {
                     .key(key.name)
             })?;
         }
-        // Slot 0 stands for no port, the switch device and the host behind each uplink have one.
-        let uplinks = self.ports.iter().filter(|port| port.uplink).count();
-        let needed = 1 + self.all_ports(switch).len() + uplinks;
+        let needed = self.slots_needed(switch);
         let max_ports = self.settings.max_ports;
         if needed > max_ports as usize {
             let refusal = Invalid::new(format!(

@@ -51,6 +51,21 @@ pub fn publish(pins: &Pins, sizes: &Sizes, image: &Image) -> Result<()> {
     compared
 }
 
+/// Has every connection be decided on again with its next packet, as after a change. Whoever calls
+/// this holds the switch's lock.
+///
+/// # Errors
+/// The switch is not up.
+pub fn renew(pins: &Pins) -> Result<()> {
+    let mut conf = maps::array::<SwitchConf>(pins, "switch_conf")?;
+    let current = conf.get(&0, 0).context("reading the switch's state")?;
+    let next = SwitchConf {
+        epoch: current.epoch.wrapping_add(1),
+        ..current
+    };
+    conf.set(0, next, 0).context("renewing cached decisions")
+}
+
 /// What follows `current` when `image` comes into force as `generation`.
 #[must_use]
 pub fn next_conf(

@@ -144,6 +144,26 @@ fn parse_version(release: &str) -> Option<(u32, u32)> {
     Some((major, minor))
 }
 
+/// Which start of the host this is: another text after each.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn boot_id() -> io::Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned())
+}
+
+/// Seconds since the host's start, those in which it slept too (CLOCK_BOOTTIME).
+#[must_use]
+pub fn since_boot_s() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the time is a live timespec; the clock is there since 2.6.39.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    time.tv_sec as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::require_root;

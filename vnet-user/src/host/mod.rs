@@ -8,6 +8,7 @@
 //! | [`link`] | list and change interfaces, bridges and bridge ports | rtnetlink |
 //! | [`address`] | list, give and take IP addresses | rtnetlink |
 //! | [`listeners`] | which addresses and ports the host listens on | procfs |
+//! | [`monitor`] | hear of changes | rtnetlink |
 //! | [`netns`] | enter a network namespace, look into another one | setns, rtnetlink |
 //! | [`ethtool`] | drivers, offloads, queues | SIOCETHTOOL |
 //! | [`veth_peer`] | what the far end of a veth means for the datapath | the three above |
@@ -35,6 +36,7 @@ pub mod grace;
 pub mod kernel;
 pub mod link;
 pub mod listeners;
+pub mod monitor;
 pub mod netdev;
 pub mod netns;
 pub mod privileges;

@@ -184,6 +184,54 @@ impl Socket {
         Self::open_for(libc::NETLINK_GENERIC)
     }
 
+    /// Opens a rtnetlink socket in the calling thread's network namespace that gets what the kernel
+    /// tells the multicast groups `groups` (RTNLGRP_*), and does not wait for it.
+    pub(super) fn open_listening(groups: &[u32]) -> io::Result<Self> {
+        let socket = Self::open()?;
+        for group in groups {
+            // SAFETY: the value is a live u32 and its size is passed with it.
+            let result = unsafe {
+                libc::setsockopt(
+                    socket.fd.as_raw_fd(),
+                    libc::SOL_NETLINK,
+                    libc::NETLINK_ADD_MEMBERSHIP,
+                    std::ptr::from_ref(group).cast(),
+                    size_of_val(group) as libc::socklen_t,
+                )
+            };
+            if result < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // SAFETY: changes a flag of a descriptor that this value owns.
+        let result = unsafe { libc::fcntl(socket.fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(socket)
+    }
+
+    /// Hands the type and payload of every message of the next datagram to `each`; of a listening
+    /// socket.
+    ///
+    /// # Errors
+    /// WouldBlock when there is none; ENOBUFS when some were lost.
+    pub(super) fn hear(&mut self, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        let length = self
+            .receive_datagram()
+            .map_err(|refused| io::Error::from_raw_os_error(refused.errno))?;
+        let mut rest = &self.buffer[..length];
+        while let Some(message) = next_message(&mut rest) {
+            each(message.kind, message.payload);
+        }
+        Ok(())
+    }
+
+    /// The socket's descriptor.
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
     fn open_for(protocol: libc::c_int) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
         // SAFETY: takes no pointers; the result is checked below.

@@ -1,0 +1,60 @@
+//! Leaving a command to the daemon that this user may not run.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use super::protocol::{self, Request};
+use super::roles;
+use crate::cli::{Cli, Command, ConfigCommand};
+use crate::config::Source;
+use crate::error::Error;
+use crate::host::privileges;
+
+/// Set for commands that the daemon runs: it is not asked again.
+pub(super) const SERVED: &str = "VNET_SERVED";
+
+/// Has the daemon run the command, where this process lacks the privileges and the daemon takes such
+/// commands. Returns the exit code; `None` when the command is this process's own.
+///
+/// # Errors
+/// What the command reads cannot be read.
+pub fn leave(cli: &Cli) -> Result<Option<u8>, Error> {
+    if std::env::var_os(SERVED).is_some() || privileges::check("asking").is_ok() {
+        return Ok(None);
+    }
+    // The user reads what the user may read.
+    let file = match &cli.command {
+        Command::Config(ConfigCommand::Apply(args)) => Some(args.file.as_path()),
+        Command::Config(ConfigCommand::Diff { file }) => Some(file.as_path()),
+        _ => None,
+    };
+    let words: Option<Vec<String>> = std::env::args_os()
+        .skip(1)
+        .map(|word| match file {
+            Some(file) if Path::new(&word) == file => Some("-".into()),
+            _ => word.into_string().ok(),
+        })
+        .collect();
+    let Some(args) = words else {
+        return Ok(None);
+    };
+    if file.is_none() && roles::needed(&cli.command).is_none() {
+        return Ok(None);
+    }
+    let (run_dir, switch) = (cli.global.run_dir(), cli.global.switch.as_str());
+    if !protocol::socket(&run_dir, switch).exists() {
+        return Ok(None);
+    }
+    let input = match file {
+        Some(file) => Source::open(file)?.text,
+        None => String::new(),
+    };
+    let request = Request::Run { args, input };
+    let Ok(answer) = protocol::ask(&run_dir, switch, &request) else {
+        // Not for this user, or no daemon any more: the command itself says what is missing.
+        return Ok(None);
+    };
+    eprint!("{}", answer.stderr);
+    let _ = io::stdout().write_all(answer.stdout.as_bytes());
+    Ok(Some(answer.code))
+}

@@ -1,0 +1,268 @@
+//! The daemon: brings the switch up, makes interfaces ports as they come, takes back what nobody
+//! confirmed, and serves those who may not do such things themselves.
+//!
+//! Nothing depends on it that forwards a packet: it may end and begin again at any time. What it
+//! does is done by the same transaction that every command is.
+
+pub mod client;
+mod lock;
+pub mod protocol;
+mod roles;
+mod server;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
+
+use crate::cli::Global;
+use crate::config::Edited;
+use crate::datapath::publish;
+use crate::error::{Doing as _, Error};
+use crate::host::monitor::{Monitor, News};
+use crate::lifecycle;
+use crate::runtime::Session;
+
+use self::lock::DaemonLock;
+use self::server::Server;
+use self::watch::{Seen, Watch};
+
+/// The first pause after a change that the kernel refused; doubled each time.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// The longest such pause.
+const RETRY_LAST: Duration = Duration::from_secs(30);
+/// Least time between two changes of all cached decisions for routes and neighbours.
+const WAYS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs the daemon until it is told to end; the switch stays up then.
+///
+/// # Errors
+/// The switch cannot be brought up, or another daemon serves it.
+pub fn run(session: &mut Session, global: &Global) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .doing(|| "starting the daemon's runtime".into())?;
+    // One thread, which alone is in the switch's network namespace.
+    LocalSet::new().block_on(&runtime, Daemon::serve(session, global))
+}
+
+struct Daemon<'a> {
+    session: &'a mut Session,
+    watch: Watch,
+    /// When what could not be done is tried again, and the pause before that.
+    retry: Option<(Instant, Duration)>,
+    /// When cached decisions were last changed for routes and neighbours, and whether they are due.
+    ways: (Instant, bool),
+}
+
+impl Daemon<'_> {
+    async fn serve(session: &mut Session, global: &Global) -> Result<(), Error> {
+        let doing = || format!("running the daemon of the switch {}", session.switch());
+        let _lock = DaemonLock::take(session.run_dir(), session.switch())?;
+        // From before the switch is looked at: what changes meanwhile is heard of.
+        let monitor = Monitor::open().map_err(|error| Error::from(error.context(doing())))?;
+        // SAFETY: the monitor keeps its descriptor open, and the same, while it lives.
+        let mut monitor = unsafe { AsyncFd::register(monitor) }.doing(doing)?;
+        let mut terminate = signal(SignalKind::terminate()).doing(doing)?;
+        let mut interrupt = signal(SignalKind::interrupt()).doing(doing)?;
+        let mut hangup = signal(SignalKind::hangup()).doing(doing)?;
+        lifecycle::check_host(session)?;
+        session.adopt();
+        let mut daemon = Daemon {
+            watch: Watch::default(),
+            session,
+            retry: None,
+            ways: (Instant::now(), false),
+        };
+        daemon.begin()?;
+        let server = Server::bind(daemon.session.run_dir(), daemon.session.switch(), global)?;
+        notify(&[NotifyState::Ready]);
+        log::info!("the switch {} is up and served", daemon.session.switch());
+        let mut watchdog = sd_notify_watchdog().map(tokio::time::interval);
+        loop {
+            daemon.look_after();
+            tokio::select! {
+                ready = monitor.readable_mut() => {
+                    let mut ready = ready.doing(|| "waiting for the kernel's news".into())?;
+                    let news = ready.get_inner_mut().take();
+                    ready.clear_ready();
+                    daemon.hear(news.doing(|| "reading the kernel's news".into())?);
+                }
+                accepted = server.accept() => server.answer(accepted),
+                () = server.poked() => daemon.hear(News::ALL),
+                _ = hangup.recv() => daemon.hear(News::ALL),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                () = sleep_until(daemon.next()) => {}
+                () = tick(watchdog.as_mut()) => notify(&[NotifyState::Watchdog]),
+            }
+        }
+        notify(&[NotifyState::Stopping]);
+        log::info!(
+            "the daemon ends; the switch {} stays up",
+            daemon.session.switch()
+        );
+        Ok(())
+    }
+
+    /// Does what `up` does.
+    fn begin(&mut self) -> Result<(), Error> {
+        // What nobody confirmed before the host or the daemon went goes first.
+        self.revert_due();
+        let doing = format!("bringing up the switch {}", self.session.switch());
+        let store = self.session.store().clone();
+        let session = &mut *self.session;
+        // Nothing has been dealt with yet: what there is now is looked at once more afterwards.
+        let edited = store.edit(
+            &doing,
+            |_| Ok(()),
+            |old, new| lifecycle::up(session, old, new),
+        )?;
+        self.settle(None, &edited);
+        Ok(())
+    }
+
+    /// Acts on what changed.
+    fn hear(&mut self, news: News) {
+        self.ways.1 |= news.ways;
+        if news.addresses || (news.links && self.watch.has_changed(self.session)) {
+            self.sync();
+        }
+    }
+
+    /// Makes the kernel equal to the document and to the interfaces that there are.
+    fn sync(&mut self) {
+        let doing = format!(
+            "following changes on the host, for {}",
+            self.session.switch()
+        );
+        let store = self.session.store().clone();
+        let seen = self.watch.look(self.session);
+        let session = &mut *self.session;
+        let begun = Instant::now();
+        match store.edit(&doing, |_| Ok(()), |old, new| session.sync(old, new)) {
+            Ok(edited) => {
+                self.retry = None;
+                self.settle(seen, &edited);
+                log::debug!("{doing}: {} us", begun.elapsed().as_micros());
+            }
+            Err(error) => self.try_again(&error),
+        }
+    }
+
+    /// Remembers what has been dealt with.
+    fn settle(&mut self, seen: Option<BTreeSet<Seen>>, edited: &Edited) {
+        for warning in self.watch.remember(seen, &edited.new, &edited.warnings) {
+            log::warn!("{warning}");
+        }
+    }
+
+    fn try_again(&mut self, error: &Error) {
+        let pause = self
+            .retry
+            .map_or(RETRY_FIRST, |(_, pause)| (2 * pause).min(RETRY_LAST));
+        log::error!("{error}; tried again in {} ms", pause.as_millis());
+        self.retry = Some((Instant::now() + pause, pause));
+    }
+
+    /// Does what is due by the clock.
+    fn look_after(&mut self) {
+        let now = Instant::now();
+        if self.retry.is_some_and(|(at, _)| at <= now) {
+            self.sync();
+        }
+        if self.ways.1 && now.duration_since(self.ways.0) >= WAYS_PAUSE {
+            self.ways = (now, false);
+            self.renew_decisions();
+        }
+        self.revert_due();
+    }
+
+    /// The next moment at which [`Self::look_after`] has something to do.
+    fn next(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let pending = self.session.store().pending().ok().flatten();
+        let confirm = pending.map(|pending| {
+            // A time that is over has been tried just now, in vain.
+            now + Duration::from_secs(pending.left_s()).max(RETRY_FIRST)
+        });
+        let ways = self.ways.1.then_some(self.ways.0 + WAYS_PAUSE);
+        let retry = self.retry.map(|(at, _)| at);
+        [retry, ways, confirm].into_iter().flatten().min()
+    }
+
+    /// Has every connection look for its way again with its next packet.
+    fn renew_decisions(&mut self) {
+        let renewed = self.session.reload().and_then(|()| {
+            if !self.session.is_up() {
+                return Ok(());
+            }
+            let _lock = self.session.store().lock()?;
+            Ok(publish::renew(self.session.pins())?)
+        });
+        if let Err(error) = renewed {
+            // Within a second the datapath finds out by itself.
+            log::warn!("{error}");
+        }
+    }
+
+    /// Takes back what was applied until it is confirmed, when its time is over.
+    fn revert_due(&mut self) {
+        let store = self.session.store().clone();
+        match store.pending() {
+            Ok(Some(pending)) if pending.left_s() == 0 => {}
+            Ok(_) => return,
+            Err(error) => return log::error!("{error}"),
+        }
+        let doing = format!(
+            "taking back what was not confirmed of the switch {}",
+            self.session.switch()
+        );
+        let session = &mut *self.session;
+        match store.revert(&doing, true, |old, new| session.sync(old, new)) {
+            Ok(Some(edited)) => {
+                log::warn!(
+                    "the document was not confirmed in time: the one before is in force again"
+                );
+                self.settle(None, &edited);
+            }
+            Ok(None) => {}
+            Err(error) => log::error!("{error}"),
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}
+
+async fn tick(interval: Option<&mut tokio::time::Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => pending().await,
+    }
+}
+
+/// How often systemd wants to hear from the daemon, halved.
+fn sd_notify_watchdog() -> Option<Duration> {
+    let mut micros = 0;
+    sd_notify::watchdog_enabled(false, &mut micros).then(|| Duration::from_micros(micros / 2))
+}
+
+/// Tells systemd, where it asked to be told.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, state) {
+        log::warn!("telling systemd: {error}");
+    }
+}
