@@ -7,6 +7,7 @@
 //! anything behind.
 
 mod address;
+mod daemon;
 mod guest;
 mod kernel;
 mod leftovers;
@@ -31,6 +32,7 @@ use xtask::{netns::Netns, paths, setup::is_root};
 
 pub use self::{
     address::Mac,
+    daemon::Daemon,
     kernel::{BridgePort, Fingerprint, InterfaceFacts},
     ran::Ran,
     station::Station,

@@ -139,12 +139,6 @@ impl Global {
         words
     }
 
-    /// Whether it names the same switch in the same place as `other`.
-    #[must_use]
-    pub fn same_place(&self, other: &Self) -> bool {
-        self.words() == other.words()
-    }
-
     /// Where documents are kept before they are changed: the state directory, or with the
     /// documents where those are in a place of their own. VNET_STATE_DIR names another place.
     #[must_use]

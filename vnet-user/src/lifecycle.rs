@@ -83,7 +83,7 @@ pub fn up(session: &mut Session, old: &Config, config: &Config) -> Result<Vec<St
     match result {
         Ok((state, mut warnings)) => {
             session.set_state(Some(state));
-            warnings.extend(strangers(session, config)?);
+            warnings.extend(strangers(session)?);
             Ok(warnings)
         }
         Err(error) => {
@@ -96,7 +96,9 @@ pub fn up(session: &mut Session, old: &Config, config: &Config) -> Result<Vec<St
 }
 
 /// Members of an adopted device that are no ports: vnet does not see their frames.
-fn strangers(session: &Session, config: &Config) -> Result<Vec<String>> {
+fn strangers(session: &Session) -> Result<Vec<String>> {
+    let ports = session.state().map(|state| &state.ports);
+    let is_port = |name: &str| ports.is_some_and(|ports| ports.contains_key(name));
     let links = Links::open()?.list()?;
     let device = links.iter().find(|link| link.name == session.switch());
     let Some(device) = device.map(|link| link.index) else {
@@ -104,11 +106,12 @@ fn strangers(session: &Session, config: &Config) -> Result<Vec<String>> {
     };
     Ok(links
         .iter()
-        .filter(|link| link.master == Some(device) && config.port(&link.name).is_none())
+        .filter(|link| link.master == Some(device) && !is_port(&link.name))
         .map(|link| {
             format!(
                 "{} is a member of {} but no port: the plain bridge serves it; \
-                 `vnet-user port add {0}`, with --uplink for a NIC, makes it one",
+                 `vnet-user port add {0}`, with --uplink for a NIC, makes it one, and so does the \
+                 daemon",
                 link.name,
                 session.switch()
             )

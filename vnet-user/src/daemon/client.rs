@@ -1,5 +1,6 @@
 //! Leaving a command to the daemon that this user may not run.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -28,14 +29,18 @@ pub fn leave(cli: &Cli) -> Result<Option<u8>, Error> {
         Command::Config(ConfigCommand::Diff { file }) => Some(file.as_path()),
         _ => None,
     };
-    let words: Option<Vec<String>> = std::env::args_os()
-        .skip(1)
-        .map(|word| match file {
-            Some(file) if Path::new(&word) == file => Some("-".into()),
-            _ => word.into_string().ok(),
-        })
+    let spelled = |word: &OsStr| match file {
+        Some(file) if Path::new(word) == file => Some("-".into()),
+        _ => word.to_str().map(str::to_owned),
+    };
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let words: Option<Vec<String>> = without_place(&args).map(spelled).collect();
+    let place = cli.global.words();
+    let place: Option<Vec<String>> = place
+        .iter()
+        .map(|word| Some(word.to_str()?.into()))
         .collect();
-    let Some(args) = words else {
+    let (Some(args), Some(place)) = (words, place) else {
         return Ok(None);
     };
     if file.is_none() && roles::needed(&cli.command).is_none() {
@@ -49,7 +54,7 @@ pub fn leave(cli: &Cli) -> Result<Option<u8>, Error> {
         Some(file) => Source::open(file)?.text,
         None => String::new(),
     };
-    let request = Request::Run { args, input };
+    let request = Request::Run { place, args, input };
     let Ok(answer) = protocol::ask(&run_dir, switch, &request) else {
         // Not for this user, or no daemon any more: the command itself says what is missing.
         return Ok(None);
@@ -57,4 +62,44 @@ pub fn leave(cli: &Cli) -> Result<Option<u8>, Error> {
     eprint!("{}", answer.stderr);
     let _ = io::stdout().write_all(answer.stdout.as_bytes());
     Ok(Some(answer.code))
+}
+
+/// The words of a command line without the options that say which switch, and where.
+fn without_place(args: &[OsString]) -> impl Iterator<Item = &OsStr> {
+    const PLACE: [&str; 4] = ["--switch", "--netns", "--config-dir", "--bpffs"];
+    let mut is_value = false;
+    args.iter().map(OsString::as_os_str).filter(move |word| {
+        if std::mem::take(&mut is_value) {
+            return false;
+        }
+        let text = word.to_string_lossy();
+        is_value = PLACE.contains(&&*text);
+        let with_value = PLACE.iter().any(|option| {
+            text.strip_prefix(option)
+                .is_some_and(|rest| rest.starts_with('='))
+        });
+        !is_value && !with_value
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_said_apart() {
+        let args = [
+            "--switch",
+            "a",
+            "port",
+            "--netns=b",
+            "list",
+            "--config-dir",
+            "--bpffs",
+            "-j",
+        ];
+        let args = args.map(OsString::from);
+        let left: Vec<_> = without_place(&args).collect();
+        assert_eq!(left, ["port", "list", "-j"]);
+    }
 }

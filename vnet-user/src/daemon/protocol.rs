@@ -27,7 +27,11 @@ pub enum Request {
     Look,
     /// To run a command of `vnet-user`.
     Run {
-        /// Its words, without the program's name.
+        /// The options that say which switch, and where: those of [`Global::words`].
+        ///
+        /// [`Global::words`]: crate::cli::Global::words
+        place: Vec<String>,
+        /// The other words, without the program's name.
         args: Vec<String>,
         /// What it reads from its standard input.
         #[serde(default)]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use vnet_common::{PortConf, SwitchConf};
 
-use super::{counters, maps, object::Sizes, pins::Pins, tables};
+use super::{batch::Batch, counters, maps, object::Sizes, pins::Pins, tables};
 use crate::compile::{Image, Owner};
 use crate::host::kernel;
 
@@ -103,17 +103,12 @@ pub fn ports_in_force(pins: &Pins, sizes: &Sizes) -> Result<BTreeMap<u16, PortCo
         .context("reading the switch's state")?
         .generation
         & 1;
-    let ports = maps::array::<PortConf>(pins, "ports")?;
-    let mut in_force = BTreeMap::new();
-    for slot in 0..sizes.max_ports {
-        let port = ports
-            .get(&(generation * sizes.max_ports + slot), 0)
-            .context("reading the ports")?;
-        if port.ifindex != 0 {
-            in_force.insert(slot as u16, port);
-        }
-    }
-    Ok(in_force)
+    let ports = Batch::<PortConf>::open(pins, "ports")?
+        .read(generation * sizes.max_ports, sizes.max_ports as usize)?;
+    Ok((0..)
+        .zip(ports)
+        .filter(|(_, port)| port.ifindex != 0)
+        .collect())
 }
 
 /// Who has which slot, so that a new image leaves them where they are.

@@ -12,6 +12,7 @@ use vnet_common::{
 };
 
 use super::{
+    batch::Batch,
     maps::{self, PortAliasKey},
     object::Sizes,
     pins::Pins,
@@ -174,12 +175,8 @@ impl Visitor for Filling<'_> {
         first: u32,
         values: impl Iterator<Item = V>,
     ) -> Result<()> {
-        let mut map = maps::array::<V>(self.pins, name)?;
-        for (index, value) in (first..).zip(values) {
-            map.set(index, value, 0)
-                .with_context(|| format!("writing to the map {name}"))?;
-        }
-        Ok(())
+        let values: Vec<V> = values.collect();
+        Batch::open(self.pins, name)?.write(first, &values)
     }
 
     fn hash<K: Pod + Eq + Hash + Debug>(
@@ -238,11 +235,9 @@ impl Visitor for Comparing<'_> {
         first: u32,
         values: impl Iterator<Item = V>,
     ) -> Result<()> {
-        let map = maps::array::<V>(self.pins, name)?;
-        for (index, value) in (first..).zip(values) {
-            let found = map
-                .get(&index, 0)
-                .with_context(|| format!("reading the map {name}"))?;
+        let values: Vec<V> = values.collect();
+        let found = Batch::<V>::open(self.pins, name)?.read(first, values.len())?;
+        for (index, (value, found)) in (first..).zip(values.into_iter().zip(found)) {
             if found != value {
                 bail!("the map {name} has {found:?} at {index}, not {value:?}");
             }
