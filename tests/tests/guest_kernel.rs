@@ -128,6 +128,32 @@ cat /tmp/heard"
     )
 }
 
+/// Two machines behind members of the bridge that nobody has listed.
+const STRANGERS: &str = "\
+for n in 8 9; do
+    ip netns add ns$n
+    ip link add vm$n type veth peer name eth0 netns ns$n
+    ip link set vm$n up
+    ip link set vm$n master vsw0
+    ip -n ns$n link set eth0 up
+    ip -n ns$n addr add 10.8.0.$n/24 dev eth0
+done";
+
+/// What the plain bridge does with members that are no ports: as long as the switch promises
+/// anything it passes nothing of theirs, and serves them otherwise.
+#[track_caller]
+fn newcomers_pass_nothing(machine: &mut Machine) {
+    machine.sh(STRANGERS);
+    assert!(!machine.reaches("ns8", "10.8.0.9"));
+    machine.sh("vnet-user up --fail open");
+    assert!(machine.reaches("ns8", "10.8.0.9"));
+    machine.sh("vnet-user up --fail auto");
+    assert!(!machine.reaches("ns8", "10.8.0.9"));
+    // Those that are ports do not notice.
+    assert!(machine.reaches("ns1", "10.9.0.1"));
+    machine.sh("ip link del vm8; ip link del vm9");
+}
+
 /// The gateway: both directions, TCP and pings, IPv4 and IPv6.
 #[track_caller]
 fn translates(machine: &mut Machine) {
@@ -194,6 +220,7 @@ fn the_switch_runs_on_linux_6_1_by_clsact() {
     assert!(machine.reaches("ns1", "10.1.0.2"));
 
     translates(&mut machine);
+    newcomers_pass_nothing(&mut machine);
 
     machine.sh("vnet-user down");
     for interface in ["vm1", "vm2", "up0"] {

@@ -147,6 +147,7 @@ fn begin(session: &mut Session, config: &Config) -> Result<RunState, Error> {
         object: object::object_id(),
         image: String::new(),
         fail_closed: false,
+        vlans_before: None,
         sysctls: Vec::new(),
         ports: BTreeMap::new(),
         adopted: BTreeMap::new(),
@@ -286,6 +287,11 @@ pub fn down(session: &mut Session) -> Result<(), Error> {
                 Ok(_) => {}
                 Err(error) => keep(Err(error)),
             }
+        }
+        if let Some((filtering, pvid)) = state.vlans_before.filter(|_| !state.created_device)
+            && let Ok(Some(device)) = links.by_index(state.device)
+        {
+            keep(links.set_bridge_vlans(device.index, filtering, pvid));
         }
         for (path, value) in &state.sysctls {
             if path.exists() {

@@ -31,6 +31,9 @@ pub struct RunState {
     pub image: String,
     /// Members of the switch device are cut off from the plain bridge.
     pub fail_closed: bool,
+    /// Whether the switch device filtered by VLAN, and the VLAN that it gave to new members, before
+    /// vnet had it pass nothing of theirs.
+    pub vlans_before: Option<(bool, u16)>,
     /// Sysctls that were changed on an adopted device, with their values before.
     pub sysctls: Vec<(PathBuf, String)>,
     /// Attached ports by interface name.

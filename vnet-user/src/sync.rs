@@ -368,12 +368,46 @@ impl Run<'_> {
             .filter(|p| !self.state.ports.contains_key(&p.name))
             .count();
         let _short = (fresh >= MANY_PORTS).then(ShortGracePeriods::begin);
+        // Before the first port comes, or after the last one is open.
+        let closed = is_closed(config);
+        if closed {
+            self.guard_newcomers(plan, closed)?;
+        }
         let steps = self.intend(plan)?;
         for (wanted, steps) in plan.ports.iter().zip(steps) {
             self.configure_gateway(wanted)?;
             self.attach(plan, wanted, steps, config.mode)?;
         }
-        self.close(plan, config)
+        self.close(plan, closed)?;
+        if !closed {
+            self.guard_newcomers(plan, closed)?;
+        }
+        Ok(())
+    }
+
+    /// Has the plain bridge pass nothing of members that nobody has listed or adopted yet, or takes
+    /// that back: with VLAN filtering and no VLAN for their frames there is no moment in between. A
+    /// kernel whose bridge knows no VLANs has no such means.
+    fn guard_newcomers(&mut self, plan: &Plan, closed: bool) -> Result<(), Error> {
+        let index = plan.device.index;
+        let facts = self.links.by_index(index)?.and_then(|link| link.bridge);
+        let Some((filtering, Some(pvid))) =
+            facts.map(|facts| (facts.vlan_filtering, facts.default_pvid))
+        else {
+            return Ok(());
+        };
+        if !closed {
+            if let Some((filtering, pvid)) = self.state.vlans_before.take() {
+                self.links.set_bridge_vlans(index, filtering, pvid)?;
+            }
+            return Ok(());
+        }
+        if (filtering, pvid) != (true, 0) {
+            self.state.vlans_before.get_or_insert((filtering, pvid));
+            self.save()?;
+            self.links.set_bridge_vlans(index, true, 0)?;
+        }
+        Ok(())
     }
 
     /// Puts on record what attaching the ports will change, before it is changed: whatever ends this
@@ -531,8 +565,7 @@ impl Run<'_> {
         self.save()
     }
 
-    fn close(&mut self, plan: &Plan, config: &Config) -> Result<(), Error> {
-        let closed = is_closed(config);
+    fn close(&mut self, plan: &Plan, closed: bool) -> Result<(), Error> {
         let mut links = Vec::new();
         for wanted in plan.ports.iter().filter(|wanted| wanted.member) {
             // Read again: it has just become a member.

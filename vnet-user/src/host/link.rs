@@ -124,6 +124,9 @@ pub struct BridgeFacts {
     pub stp: bool,
     /// The bridge filters by VLAN.
     pub vlan_filtering: bool,
+    /// The VLAN that the bridge gives to untagged frames of members that come, 0 is none; `None` where
+    /// the kernel's bridge knows no VLANs.
+    pub default_pvid: Option<u16>,
     /// The bridge snoops IGMP and MLD.
     pub multicast_snooping: bool,
 }
@@ -404,6 +407,31 @@ impl Links {
         self.socket().change(message, 0).with_context(|| {
             format!("setting the bridge port options of interface number {index} (a member?)")
         })
+    }
+
+    /// Sets whether a bridge filters by VLAN, and the VLAN that it gives to untagged frames of members
+    /// that come; 0 is none. It passes nothing of theirs then (net/bridge/br_vlan.c,
+    /// `__allowed_ingress`).
+    ///
+    /// # Errors
+    /// When it is no bridge, or the kernel's bridge knows no VLANs.
+    pub fn set_bridge_vlans(&self, index: u32, filtering: bool, default_pvid: u16) -> Result<()> {
+        let message = Message::new(libc::RTM_NEWLINK, &ifinfomsg(0, index, 0, 0)).nested(
+            libc::IFLA_LINKINFO,
+            |info| {
+                info.string(libc::IFLA_INFO_KIND, "bridge")
+                    .nested(libc::IFLA_INFO_DATA, |data| {
+                        data.attribute(parse::IFLA_BR_VLAN_FILTERING, &[filtering.into()])
+                            .attribute(
+                                parse::IFLA_BR_VLAN_DEFAULT_PVID,
+                                &default_pvid.to_ne_bytes(),
+                            )
+                    })
+            },
+        );
+        self.socket()
+            .change(message, 0)
+            .with_context(|| format!("setting the VLAN filter of the bridge number {index}"))
     }
 
     /// Whether spanning tree runs on a bridge, by the kernel or by a daemon.

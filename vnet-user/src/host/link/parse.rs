@@ -18,6 +18,7 @@ const XDP_ATTACHED_MULTI: u8 = 4;
 pub(super) const IFLA_BR_STP_STATE: u16 = 5;
 pub(super) const IFLA_BR_VLAN_FILTERING: u16 = 7;
 pub(super) const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+pub(super) const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
 
 // linux/if_link.h, IFLA_BRPORT_*: a bridge port's options.
 const IFLA_BRPORT_STATE: u16 = 1;
@@ -118,6 +119,7 @@ fn bridge(nested: &[u8]) -> BridgeFacts {
     let mut facts = BridgeFacts {
         stp: false,
         vlan_filtering: false,
+        default_pvid: None,
         multicast_snooping: false,
     };
     for (kind, value) in attributes(nested) {
@@ -126,6 +128,7 @@ fn bridge(nested: &[u8]) -> BridgeFacts {
             // 0 off, 1 the kernel's own, 2 a daemon's (BR_KERNEL_STP, BR_USER_STP): either counts.
             IFLA_BR_STP_STATE => facts.stp = u32_at(value, 0).is_some_and(|state| state != 0),
             IFLA_BR_VLAN_FILTERING => facts.vlan_filtering = on,
+            IFLA_BR_VLAN_DEFAULT_PVID => facts.default_pvid = u16_at(value, 0),
             IFLA_BR_MCAST_SNOOPING => facts.multicast_snooping = on,
             _ => {}
         }
