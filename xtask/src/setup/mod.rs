@@ -5,6 +5,7 @@ mod apt;
 mod bpf_linker;
 mod cargo_deb;
 pub(crate) mod cpio;
+mod debian_root;
 mod guest_image;
 mod packages;
 mod rust_src;
@@ -13,6 +14,7 @@ use anyhow::{Result, bail};
 
 pub use bpf_linker::{BPF_LINKER_VERSION, bpf_linker_path};
 pub use cargo_deb::cargo_deb_path;
+pub use debian_root::debian_root;
 pub use guest_image::GuestImage;
 pub use packages::is_root;
 
@@ -41,9 +43,10 @@ const FOR_PACKAGE: [Item; 2] = [
     (packages::FOR_PACKAGE_NAME, packages::ensure_for_package),
     (cargo_deb::NAME, cargo_deb::ensure),
 ];
-const FOR_TESTS: [Item; 2] = [
+const FOR_TESTS: [Item; 3] = [
     (packages::NAME, packages::ensure),
     (guest_image::NAME, guest_image::ensure),
+    (debian_root::NAME, debian_root::ensure),
 ];
 
 /// One line of what setup does.
@@ -72,7 +75,7 @@ pub fn for_package(report: Report) -> Result<()> {
 /// # Errors
 /// When something is missing and cannot be got; the message lists all of it and what to do.
 pub fn everything(report: Report) -> Result<()> {
-    together(&[FOR_BUILD, FOR_PACKAGE, FOR_TESTS].concat(), report)
+    together(&[&FOR_BUILD[..], &FOR_PACKAGE, &FOR_TESTS].concat(), report)
 }
 
 /// Fails unless we are root, saying how to become it with the same toolchain.
