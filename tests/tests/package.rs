@@ -11,7 +11,10 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use tempfile::TempDir;
@@ -26,6 +29,9 @@ const NEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "+next");
 
 /// The least exposure that systemd's own reckoning calls medium is 5; ours is to stay well below.
 const MOST_EXPOSURE: f64 = 3.0;
+
+/// What a machine's control group is called, followed by the process's id.
+const CGROUP: &str = "vnet-test-";
 
 /// The package as it is and as [`NEXT`], built once.
 fn packages() -> &'static [PathBuf; 2] {
@@ -92,7 +98,10 @@ impl Machine {
             "{} is not there\n  mend: cargo xtask setup",
             tree.display()
         );
-        let cgroup = own_cgroup().join(format!("vnet-test-{}", std::process::id()));
+        static NEXT_MACHINE: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT_MACHINE.fetch_add(1, Ordering::Relaxed);
+        sweep_cgroups();
+        let cgroup = own_cgroup().join(format!("{CGROUP}{}-{number}", std::process::id()));
         fs::create_dir(&cgroup).unwrap();
         // The shell enters the control group before it takes that for its root.
         let start = r#"echo $$ > "$2/cgroup.procs"
@@ -218,6 +227,20 @@ fn own_cgroup() -> PathBuf {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
     Path::new(mount).join(own.unwrap())
+}
+
+/// Removes what test processes left that were killed.
+fn sweep_cgroups() {
+    for entry in fs::read_dir(own_cgroup()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| {
+            let (pid, _) = name.strip_prefix(CGROUP)?.split_once('-')?;
+            pid.parse::<u32>().ok()
+        });
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = remove_cgroups(&entry.path());
+        }
+    }
 }
 
 fn remove_cgroups(dir: &Path) -> std::io::Result<()> {
