@@ -3,6 +3,7 @@
 
 pub mod guest;
 pub mod netns;
+pub mod package;
 pub mod paths;
 pub mod process;
 pub mod setup;

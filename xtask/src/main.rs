@@ -2,6 +2,7 @@
 
 mod bench_cmd;
 mod build_cmd;
+mod deb_cmd;
 mod interrupt;
 mod lab;
 mod live;
@@ -24,6 +25,8 @@ enum Cli {
     Setup,
     /// Build target/release/vnet-user.
     Build,
+    /// Build the Debian package target/debian/vnet_VERSION_ARCHITECTURE.deb.
+    Deb,
     /// Run every test, or those whose names contain FILTER (as root).
     Test {
         /// Part of test names.
@@ -91,6 +94,10 @@ fn dispatch(command: Cli) -> Result<()> {
         Cli::Setup => setup::everything(setup::Report::Everything),
         Cli::Build => {
             println!("{}", build_cmd::build()?.display());
+            Ok(())
+        }
+        Cli::Deb => {
+            println!("{}", deb_cmd::deb()?.display());
             Ok(())
         }
         Cli::Test { filter } => test_cmd::test(filter.as_deref()),

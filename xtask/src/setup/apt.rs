@@ -77,16 +77,9 @@ impl Apt {
             let sub = dir.path().join(sub);
             fs::create_dir_all(&sub).with_context(|| format!("creating {}", sub.display()))?;
         }
-        let options = match &repository.signed_by {
-            Some(key) => format!("[signed-by={key}] "),
-            None => String::new(),
-        };
         let list = dir.path().join("sources.list");
-        fs::write(
-            &list,
-            format!("deb {options}{} {suite} main\n", repository.uri),
-        )
-        .with_context(|| format!("writing {}", list.display()))?;
+        fs::write(&list, repository.line(suite) + "\n")
+            .with_context(|| format!("writing {}", list.display()))?;
         apt.private = Some(dir);
         output(apt.command("apt-get").arg("update"))
             .with_context(|| format!("reading the package lists of {suite}"))?;
@@ -177,10 +170,21 @@ impl Apt {
 
 /// One repository of the machine's own apt sources.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Repository {
+pub(super) struct Repository {
     uri: String,
     suites: Vec<String>,
     signed_by: Option<String>,
+}
+
+impl Repository {
+    /// The line of an apt source with the suite `suite` of this repository.
+    pub(super) fn line(&self, suite: &str) -> String {
+        let options = match &self.signed_by {
+            Some(key) => format!("[signed-by={key}] "),
+            None => String::new(),
+        };
+        format!("deb {options}{} {suite} main", self.uri)
+    }
 }
 
 /// Unpacks `package` in a version that begins with `version` from the first of the suites after
@@ -233,7 +237,7 @@ fn newer_suites(codename: &str) -> Vec<String> {
     own.into_iter().chain(next).collect()
 }
 
-fn codename() -> Result<String> {
+pub(super) fn codename() -> Result<String> {
     let text = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
     text.lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
@@ -242,7 +246,7 @@ fn codename() -> Result<String> {
 }
 
 /// The repository from which this machine gets its release.
-fn own_repository(dir: &Path, codename: &str) -> Result<Repository> {
+pub(super) fn own_repository(dir: &Path, codename: &str) -> Result<Repository> {
     let mut files = vec![dir.join("sources.list")];
     let mut parts: Vec<PathBuf> = fs::read_dir(dir.join("sources.list.d"))
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())

@@ -3,7 +3,9 @@
 
 mod apt;
 mod bpf_linker;
+mod cargo_deb;
 pub(crate) mod cpio;
+mod debian_root;
 mod guest_image;
 mod packages;
 mod rust_src;
@@ -11,6 +13,8 @@ mod rust_src;
 use anyhow::{Result, bail};
 
 pub use bpf_linker::{BPF_LINKER_VERSION, bpf_linker_path};
+pub use cargo_deb::cargo_deb_path;
+pub use debian_root::debian_root;
 pub use guest_image::GuestImage;
 pub use packages::is_root;
 
@@ -35,9 +39,14 @@ const FOR_BUILD: [Item; 2] = [
     (rust_src::NAME, rust_src::ensure),
     (bpf_linker::NAME, bpf_linker::ensure),
 ];
-const FOR_TESTS: [Item; 2] = [
+const FOR_PACKAGE: [Item; 2] = [
+    (packages::FOR_PACKAGE_NAME, packages::ensure_for_package),
+    (cargo_deb::NAME, cargo_deb::ensure),
+];
+const FOR_TESTS: [Item; 3] = [
     (packages::NAME, packages::ensure),
     (guest_image::NAME, guest_image::ensure),
+    (debian_root::NAME, debian_root::ensure),
 ];
 
 /// One line of what setup does.
@@ -53,12 +62,20 @@ pub fn for_build(report: Report) -> Result<()> {
     together(&FOR_BUILD, report)
 }
 
-/// Gets what the build, the tests, the lab and the benchmarks need.
+/// Gets what `cargo xtask deb` needs besides the build: dpkg-dev and cargo-deb.
+///
+/// # Errors
+/// As [`for_build`].
+pub fn for_package(report: Report) -> Result<()> {
+    together(&FOR_PACKAGE, report)
+}
+
+/// Gets what the build, the package, the tests, the lab and the benchmarks need.
 ///
 /// # Errors
 /// When something is missing and cannot be got; the message lists all of it and what to do.
 pub fn everything(report: Report) -> Result<()> {
-    together(&[FOR_BUILD, FOR_TESTS].concat(), report)
+    together(&[&FOR_BUILD[..], &FOR_PACKAGE, &FOR_TESTS].concat(), report)
 }
 
 /// Fails unless we are root, saying how to become it with the same toolchain.
