@@ -14,6 +14,7 @@ mod errors;
 mod flows;
 mod forward;
 mod fragments;
+mod gso;
 mod host_services;
 mod leaks;
 mod limits;
