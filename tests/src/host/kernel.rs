@@ -132,6 +132,32 @@ impl Host {
         .unwrap()
     }
 
+    /// Keys and values of a pinned map, with the names of fields that bpftool finds in the map's type
+    /// information.
+    ///
+    /// # Panics
+    /// When there is no such map, or bpftool knows no names.
+    #[track_caller]
+    #[must_use]
+    pub fn dump_values(&self, name: &str) -> Vec<(Value, Value)> {
+        let text = output(
+            Command::new("bpftool")
+                .args(["-j", "map", "dump", "pinned"])
+                .arg(self.version_dir().join(name)),
+        )
+        .unwrap();
+        let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
+        rows.into_iter()
+            .map(|mut row| match row["formatted"].take() {
+                Value::Object(mut row) => {
+                    let mut part = |key| row.remove(key).unwrap_or_default();
+                    (part("key"), part("value"))
+                }
+                _ => panic!("bpftool prints {name} without names: {row}"),
+            })
+            .collect()
+    }
+
     /// The folder of pins of the layout that is in use.
     ///
     /// # Panics

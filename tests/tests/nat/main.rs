@@ -8,6 +8,7 @@
 mod at_xdp;
 mod behaviour;
 mod blocks;
+mod bpftool;
 mod bridged;
 mod differential;
 mod errors;
