@@ -12,6 +12,7 @@ mod bpftool;
 mod bridged;
 mod differential;
 mod errors;
+mod floods;
 mod flows;
 mod forward;
 mod fragments;
