@@ -4,9 +4,13 @@
 //! One boot serves all of it. Without QEMU or the image that `cargo xtask setup` makes, these tests
 //! fail.
 
+mod load;
+mod paths;
+
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -17,7 +21,7 @@ use vnet_tests::{
     nat::{FAR, GATEWAY, LAN, Lab, Lane, PHYS, UPLINK, tcp_listener, udp},
     wait,
 };
-use xtask::{guest::Guest, process::output};
+use xtask::{guest::Guest, paths::find_program, process::output};
 
 /// How long the guests may take to boot; they are emulated.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -48,6 +52,19 @@ impl Site {
             config.ipv6 = Some(format!("{}/64", own.v6));
             config.gateway4 = Some(GATEWAY.v4.into());
             config.gateway6 = Some(GATEWAY.v6.into());
+            // busybox has no iperf3, its `ip` does not tell what MTU was learned, and nothing of it sends
+            // UDP, which bash does.
+            for (inside, name) in [
+                ("/usr/bin", "iperf3"),
+                ("/usr/bin", "bash"),
+                ("/usr/sbin", "ip"),
+            ] {
+                let Some(program) = find_program(name) else {
+                    panic!("{name} is not installed\n  mend: cargo xtask setup");
+                };
+                let inside = Path::new(inside).join(name);
+                config.add_program(inside, &program).unwrap();
+            }
             lab.host.boot(config)
         });
         for guest in &guests {
@@ -60,6 +77,15 @@ impl Site {
     }
 }
 
+/// Says that it is over, however a scope is left.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn real_guests_behind_the_gateway() {
     let mut site = Site::new();
@@ -68,6 +94,12 @@ fn real_guests_behind_the_gateway() {
     names_are_looked_up(&mut site);
     a_forward_leads_to_a_guest(&mut site);
     bulk_arrives_unchanged(&mut site);
+    paths::hops_are_told(&mut site);
+    paths::long_datagrams_arrive(&mut site);
+    load::many_connections_at_once(&mut site);
+    load::the_hosts_own_service_is_reached(&mut site);
+    load::iperf3_runs_both_ways(&mut site);
+    paths::a_narrow_link_is_found(&mut site);
     nothing_was_dropped(&site);
 }
 
