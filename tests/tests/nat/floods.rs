@@ -174,7 +174,10 @@ fn flood_of_syns_to_a_forward_ends_nothing_that_is_alive() {
 
     are_alive(&lab, &mut established);
     datagrams.exchange(&[100, 1000]);
-    assert!(table(&lab, "count") <= TABLE, "{}", table(&lab, "count"));
+    // CPUs that take one on at the same instant may each pass the limit by one.
+    let cpus = thread::available_parallelism().unwrap().get() as u64;
+    let count = table(&lab, "count");
+    assert!(count <= TABLE + cpus, "{count}");
     // Each SYN is in the table, had to go for another one, or was refused by name.
     let (evicted, hits) = (table(&lab, "evicted") - evicted, forward_hits(&lab) - hits);
     let full = all_drops(&lab, "nat_table_full") - full;
@@ -184,7 +187,7 @@ fn flood_of_syns_to_a_forward_ends_nothing_that_is_alive() {
         "of {FLOOD} SYNs {hits} were taken on, {full} refused"
     );
     assert!(
-        evicted + TABLE >= hits,
+        evicted + TABLE + cpus >= hits,
         "{hits} were taken on, {evicted} ended for others"
     );
     // And then it is as ever, by the forward too.
