@@ -11,9 +11,11 @@ use std::{
 use anyhow::Context as _;
 use aya::programs::{SchedClassifier, TcAttachType};
 use serde_json::Value;
+use vnet_user::datapath::{maps, pins::Pins};
 use xtask::{netns, process::output};
 
-use super::{FdbRow, Host};
+use super::{BPFFS, FdbRow, Host};
+use crate::connections::Connections;
 
 /// What the kernel tells of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +158,21 @@ impl Host {
                 _ => panic!("bpftool prints {name} without names: {row}"),
             })
             .collect()
+    }
+
+    /// What the datapath knows of connections. Not all of it is of one moment.
+    ///
+    /// # Panics
+    /// When the switch is down.
+    #[track_caller]
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        let pins = Pins::new(Path::new(BPFFS), self.switch());
+        let slots = match maps::array::<u32>(&pins, "port_flows") {
+            Ok(map) => map.len() as u16,
+            Err(error) => panic!("{error:#}"),
+        };
+        Connections::read(&pins, 0..slots).unwrap()
     }
 
     /// The folder of pins of the layout that is in use.
