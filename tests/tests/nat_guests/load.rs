@@ -40,7 +40,7 @@ impl Drop for Ended {
 
 /// iperf3 sends by TCP from a guest to the physical host, and back (`-R`).
 pub fn iperf3_runs_both_ways(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     for address in PHYS.both() {
         for reverse in ["", " -R"] {
             let mut server = lab.phys.netns().command("iperf3").unwrap();
@@ -110,7 +110,7 @@ fn answer_many(listener: &TcpListener, over: &AtomicBool) -> Vec<SocketAddr> {
 
 /// Each of many connections at once gets its own data, by an external port of its own.
 pub fn many_connections_at_once(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     for address in PHYS.both() {
         let listener = tcp_listener(lab.phys.netns(), address, 8080);
         let done = AtomicBool::new(false);
@@ -162,7 +162,7 @@ fn greet(listener: &TcpListener, over: &AtomicBool) {
 /// Guests hold connections from and to the port of a service of the host: it is reached from outside
 /// and from guests all the while, and so are those whom the guests talk to.
 pub fn the_hosts_own_service_is_reached(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, held, lab } = site;
     for address in UPLINK.both() {
         let service = tcp_listener(lab.host.netns(), address, SERVICE);
         let peer = PHYS.like(address);
@@ -171,17 +171,18 @@ pub fn the_hosts_own_service_is_reached(site: &mut Site) {
         thread::scope(|scope| {
             let _over = Over(&done);
             scope.spawn(|| greet(&service, &done));
-            let mut held = Vec::new();
+            let mut begun = Vec::new();
             for guest in &mut *guests {
-                // It goes on in the background; busybox's nc ends with its input.
+                // It goes on in the background until the guest ends: the shell that reads our
+                // commands may lose one when something in the background ends.
                 let hold = format!(
-                    "rm -f /run/held; sleep 50 | nc -p {SERVICE} {peer} {SERVICE} >/run/held &"
+                    "rm -f /run/held; sleep 10000 | nc -p {SERVICE} {peer} {SERVICE} >/run/held &"
                 );
                 guest.check(&hold).unwrap();
                 let accepted = wait::value("a guest connects", || outside.accept().ok());
-                held.push(accepted);
+                begun.push(accepted);
             }
-            let seen: BTreeSet<_> = held.iter().map(|(_, client)| *client).collect();
+            let seen: BTreeSet<_> = begun.iter().map(|(_, client)| *client).collect();
             assert_eq!(seen.len(), guests.len(), "{seen:?}");
             for client in &seen {
                 assert_eq!(client.ip(), address);
@@ -196,15 +197,13 @@ pub fn the_hosts_own_service_is_reached(site: &mut Site) {
                 assert_eq!(said.unwrap(), BANNER);
             }
 
-            for (guest, (mut stream, client)) in guests.iter_mut().zip(held) {
+            for (guest, (mut stream, client)) in guests.iter_mut().zip(begun) {
                 stream.write_all(b"still here\n").unwrap();
-                drop(stream);
-                let look = "tries=0
-                     while ! grep -q 'still here' /run/held && [ $tries -lt 50 ]; do
-                         usleep 100000; tries=$((tries + 1))
-                     done
-                     cat /run/held; killall nc sleep 2>/dev/null; true";
-                let heard = guest.check(look).unwrap();
+                held.push(stream);
+                let heard = wait::value("what is held carries data", || {
+                    let heard = guest.check("cat /run/held").unwrap();
+                    (!heard.is_empty()).then_some(heard)
+                });
                 assert_eq!(heard, "still here\n", "{client}");
             }
         });

@@ -9,7 +9,7 @@ mod paths;
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
@@ -38,6 +38,8 @@ const NUMBERS: [u8; 2] = [11, 12];
 struct Site {
     /// Ended before the host is.
     guests: [Guest; 2],
+    /// Connections of guests that last as long as they do.
+    held: Vec<TcpStream>,
     lab: Lab,
 }
 
@@ -73,7 +75,11 @@ impl Site {
         for guest in &mut guests {
             guest.wait_ready(BOOT_LIMIT).unwrap();
         }
-        Self { guests, lab }
+        Self {
+            guests,
+            held: Vec::new(),
+            lab,
+        }
     }
 }
 
@@ -170,7 +176,7 @@ fn while_serving<T>(lab: &Lab, like: IpAddr, content: &[u8], work: impl FnOnce()
 }
 
 fn pages_are_read(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     for address in PHYS.both() {
         while_serving(lab, address, PAGE, || {
             for guest in &mut *guests {
@@ -220,7 +226,7 @@ fn answer_names(socket: &UdpSocket, done: &AtomicBool) {
 }
 
 fn names_are_looked_up(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     for address in PHYS.both() {
         let socket = udp(lab.phys.netns(), address, 53);
         let done = AtomicBool::new(false);
@@ -239,7 +245,7 @@ fn names_are_looked_up(site: &mut Site) {
 }
 
 fn a_forward_leads_to_a_guest(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     let inside = LAN.address(NUMBERS[0]);
     for (address, inside) in UPLINK.both().into_iter().zip(inside.both()) {
         let (listen, to) = (SocketAddr::new(address, 8080), SocketAddr::new(inside, 80));
@@ -257,7 +263,7 @@ fn a_forward_leads_to_a_guest(site: &mut Site) {
 /// Noise goes from the first guest to the physical host by its forward, and from the physical host
 /// to the second guest.
 fn bulk_arrives_unchanged(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     let [one, two] = guests;
     let made = format!("head -c {BULK} /dev/urandom >/www/bulk && sha256sum </www/bulk");
     let wanted = one.check(&made).unwrap();

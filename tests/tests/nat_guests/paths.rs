@@ -54,7 +54,7 @@ pub fn hops_are_told(site: &mut Site) {
 /// Neither end knows of the narrow link between them: the guest is told when what it sends does not
 /// fit, believes it, and everything arrives.
 pub fn a_narrow_link_is_found(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     lab.phys.ip(&format!("link set far0 mtu {NARROW}"));
     // The far end sends what fits, and announces that it takes what its own link does.
     for (router, device, announced) in [
@@ -94,7 +94,7 @@ pub fn a_narrow_link_is_found(site: &mut Site) {
 
 /// Datagrams of five packets there and back again.
 pub fn long_datagrams_arrive(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     for (netns, address) in [
         (lab.phys.netns(), IpAddr::from(PHYS.v4)),
         (lab.phys.netns(), PHYS.v6.into()),
