@@ -10,6 +10,7 @@ mod behaviour;
 mod blocks;
 mod bpftool;
 mod bridged;
+mod concurrent;
 mod differential;
 mod errors;
 mod floods;
