@@ -1,13 +1,18 @@
 //! The gateway's state: connections and mappings, and what must hold between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::{Array, MapData};
 use vnet_common::{
-    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowState,
-    flow::{FLOW_BLOCK, FLOW_BOUND, FLOW_BUSY, FLOW_CONTACT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY},
+    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowState, FlowTags, HostPort,
+    flow::{
+        FLOW_BLOCK, FLOW_BOUND, FLOW_BUCKET, FLOW_BUSY, FLOW_CONTACT, FLOW_INSIDE, FLOW_PORT,
+        FLOW_REPLY,
+    },
     nat::BindingKind,
 };
+use vnet_user::datapath::{flows, mapped::Mapped, maps, pins::Pins};
 
 /// What a mapping is known by: its key in an order that sorts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +91,66 @@ pub struct Connections {
 }
 
 impl Connections {
+    /// Reads all of it from a pinned datapath; `slots` are those of ports.
+    ///
+    /// # Errors
+    /// A map is not there or cannot be read.
+    pub fn read(pins: &Pins, slots: impl IntoIterator<Item = u16>) -> Result<Self> {
+        Ok(Self {
+            held: read_held(pins)?,
+            ..Self::read_counts(pins, slots)?
+        })
+    }
+
+    /// Like [`Self::read`], but without the table itself.
+    ///
+    /// # Errors
+    /// A map is not there or cannot be read.
+    pub fn read_counts(pins: &Pins, slots: impl IntoIterator<Item = u16>) -> Result<Self> {
+        let bindings = maps::hash::<BindingKey, Binding>(pins, "bindings")?;
+        let mappings = bindings
+            .iter()
+            .map(|found| found.map(|(key, binding)| ((&key).into(), binding)))
+            .collect::<Result<_, _>>()?;
+        let by_slot: Array<_, u32> = maps::array(pins, "port_flows")?;
+        let mut owners = BTreeMap::new();
+        for slot in slots {
+            let count = by_slot.get(&u32::from(slot), 0)?;
+            if count != 0 {
+                owners.insert(slot, count);
+            }
+        }
+        let ports = Mapped::<HostPort>::open(pins, "host_ports")?;
+        let host_ports = (0..=u16::MAX)
+            .filter_map(|port| Some((port, ports.get(port.into())?)))
+            .filter(|(_, uses)| *uses != HostPort::default())
+            .map(|(port, uses)| (port, [uses.tcp_s, uses.udp_s, uses.echo_s]))
+            .collect();
+        Ok(Self {
+            held: Vec::new(),
+            mappings,
+            count: flows::count(pins)?,
+            owners,
+            host_ports,
+        })
+    }
+
+    /// How many connections a rule has, and how many external ports: a mapping is one, and so is a
+    /// connection that has a port to itself.
+    #[must_use]
+    pub fn of_rule(&self, rule: u16) -> (usize, usize) {
+        let flows = self.firsts().filter(|held| held.entry.rule == rule);
+        let mapped = self
+            .mappings
+            .keys()
+            .filter(|mapping| mapping.kind == BindingKind::Internal as u8 && mapping.rule == rule);
+        let alone = self
+            .held
+            .iter()
+            .filter(|held| held.entry.flags & FLOW_PORT != 0 && held.entry.rule == rule);
+        (flows.count(), mapped.count() + alone.count())
+    }
+
     /// The directions of connections that were first.
     pub fn firsts(&self) -> impl Iterator<Item = &Held> {
         self.held.iter().filter(|held| held.is_first())
@@ -210,10 +275,15 @@ impl Connections {
             .iter()
             .map(|(mapping, binding)| (*mapping, binding.refs))
             .collect();
-        ensure!(
-            refs == counted,
-            "mappings are held so: {refs:?}, and counted so: {counted:?}"
-        );
+        if refs != counted {
+            let all: BTreeSet<&Mapping> = refs.keys().chain(counted.keys()).collect();
+            let differing: Vec<_> = all
+                .into_iter()
+                .map(|mapping| (mapping, refs.get(mapping), counted.get(mapping)))
+                .filter(|(_, held, counted)| held != counted)
+                .collect();
+            bail!("mappings, how often they are held and how often that is counted: {differing:?}");
+        }
         for (mapping, binding) in &self.mappings {
             self.check_pair(mapping, binding)?;
         }
@@ -277,6 +347,23 @@ impl Connections {
         );
         Ok(())
     }
+}
+
+/// Every place of the table that is not free.
+fn read_held(pins: &Pins) -> Result<Vec<Held>> {
+    let tags: Array<_, FlowTags> = maps::array(pins, "flow_tags")?;
+    let entries: Array<MapData, FlowEntry> = maps::array(pins, "flows")?;
+    let mut held = Vec::new();
+    for bucket in 0..tags.len() {
+        let tags = tags.get(&bucket, 0)?.tags;
+        for (index, tag) in (bucket * FLOW_BUCKET as u32..).zip(tags) {
+            if tag != 0 {
+                let entry = entries.get(&index, 0)?;
+                held.push(Held { index, tag, entry });
+            }
+        }
+    }
+    Ok(held)
 }
 
 /// The mappings that one direction's source holds.

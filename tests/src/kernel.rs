@@ -24,10 +24,8 @@ use aya::{
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use vnet_common::{
-    Binding, BindingKey, ControlOp, ControlRequest, Event, FdbBucket, FlowEntry, FlowTags,
-    HostPort, Mac, NO_SLOT, StormState,
+    ControlOp, ControlRequest, Event, FdbBucket, Mac, NO_SLOT, StormState,
     event::{EVENT_KINDS, EventLimit},
-    flow::FLOW_BUCKET,
     switch::SWITCH_ROUTES,
 };
 use vnet_ebpf::{
@@ -35,9 +33,7 @@ use vnet_ebpf::{
     testing::{self, CB_TAG, CB_TC_INDEX, COPIES, TestResult},
 };
 use vnet_user::{
-    datapath::{
-        control::Control, counters, fdb, flows, mapped::Mapped, maps, object, pins::Pins, publish,
-    },
+    datapath::{control::Control, counters, fdb, flows, maps, object, pins::Pins, publish},
     host::bpffs,
 };
 
@@ -45,7 +41,7 @@ pub use devices::{Taps, Wanted};
 pub use sandbox::in_sandbox;
 
 use crate::{
-    connections::{Connections, Held},
+    connections::Connections,
     ledger::{self, Ledger},
     machine::check_counts,
     setup::{SWITCH, Setup},
@@ -499,46 +495,13 @@ impl Switch for Kernel {
     }
 
     fn connections(&self) -> Result<Connections> {
-        let tags: Array<_, FlowTags> = maps::array(&self.pins, "flow_tags")?;
-        let entries: Array<_, FlowEntry> = maps::array(&self.pins, "flows")?;
-        let mut held = Vec::new();
+        let slots = std::iter::once(NO_SLOT).chain(self.setup.image.ports.keys().copied());
+        // Without gateways nothing is in the table, and looking costs as much as a test.
         if self.routes {
-            for bucket in 0..tags.len() {
-                let tags = tags.get(&bucket, 0)?.tags;
-                for (index, tag) in (bucket * FLOW_BUCKET as u32..).zip(tags) {
-                    if tag != 0 {
-                        let entry = entries.get(&index, 0)?;
-                        held.push(Held { index, tag, entry });
-                    }
-                }
-            }
+            Connections::read(&self.pins, slots)
+        } else {
+            Connections::read_counts(&self.pins, slots)
         }
-        let bindings = maps::hash::<BindingKey, Binding>(&self.pins, "bindings")?;
-        let mappings = bindings
-            .iter()
-            .map(|found| found.map(|(key, binding)| ((&key).into(), binding)))
-            .collect::<Result<_, _>>()?;
-        let by_slot: Array<_, u32> = maps::array(&self.pins, "port_flows")?;
-        let mut owners = BTreeMap::new();
-        for slot in std::iter::once(NO_SLOT).chain(self.setup.image.ports.keys().copied()) {
-            let count = by_slot.get(&u32::from(slot), 0)?;
-            if count != 0 {
-                owners.insert(slot, count);
-            }
-        }
-        let ports = Mapped::<HostPort>::open(&self.pins, "host_ports")?;
-        let host_ports = (0..=u16::MAX)
-            .filter_map(|port| Some((port, ports.get(port.into())?)))
-            .filter(|(_, uses)| *uses != HostPort::default())
-            .map(|(port, uses)| (port, [uses.tcp_s, uses.udp_s, uses.echo_s]))
-            .collect();
-        Ok(Connections {
-            held,
-            mappings,
-            count: flows::count(&self.pins)?,
-            owners,
-            host_ports,
-        })
     }
 
     fn sweep_flows(&mut self) -> Result<()> {

@@ -34,6 +34,6 @@ pub use self::{
     },
     rows::{FlowRow, RuleRow},
     sniffer::Sniffer,
-    sockets::{any, dont_fragment, raw, tcp_connect, tcp_listener, udp},
+    sockets::{any, cut_into, dont_fragment, raw, tcp_connect, tcp_listener, udp},
     stun::{Behaviour, Responder, Scope, behaviour},
 };

@@ -11,9 +11,11 @@ use std::{
 use anyhow::Context as _;
 use aya::programs::{SchedClassifier, TcAttachType};
 use serde_json::Value;
+use vnet_user::datapath::{maps, pins::Pins};
 use xtask::{netns, process::output};
 
-use super::{FdbRow, Host};
+use super::{BPFFS, FdbRow, Host};
+use crate::connections::Connections;
 
 /// What the kernel tells of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +132,47 @@ impl Host {
                 .arg(self.version_dir().join(name)),
         )
         .unwrap()
+    }
+
+    /// Keys and values of a pinned map, with the names of fields that bpftool finds in the map's type
+    /// information.
+    ///
+    /// # Panics
+    /// When there is no such map, or bpftool knows no names.
+    #[track_caller]
+    #[must_use]
+    pub fn dump_values(&self, name: &str) -> Vec<(Value, Value)> {
+        let text = output(
+            Command::new("bpftool")
+                .args(["-j", "map", "dump", "pinned"])
+                .arg(self.version_dir().join(name)),
+        )
+        .unwrap();
+        let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
+        rows.into_iter()
+            .map(|mut row| match row["formatted"].take() {
+                Value::Object(mut row) => {
+                    let mut part = |key| row.remove(key).unwrap_or_default();
+                    (part("key"), part("value"))
+                }
+                _ => panic!("bpftool prints {name} without names: {row}"),
+            })
+            .collect()
+    }
+
+    /// What the datapath knows of connections. Not all of it is of one moment.
+    ///
+    /// # Panics
+    /// When the switch is down.
+    #[track_caller]
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        let pins = Pins::new(Path::new(BPFFS), self.switch());
+        let slots = match maps::array::<u32>(&pins, "port_flows") {
+            Ok(map) => map.len() as u16,
+            Err(error) => panic!("{error:#}"),
+        };
+        Connections::read(&pins, 0..slots).unwrap()
     }
 
     /// The folder of pins of the layout that is in use.

@@ -138,6 +138,15 @@ pub fn dont_fragment(socket: &UdpSocket) {
     set_int(socket, level, option, libc::IP_PMTUDISC_DO);
 }
 
+/// Has what the socket sends in one call cut into datagrams of `segment` bytes, as late as can be
+/// (UDP_SEGMENT, udp(7)).
+///
+/// # Panics
+/// When the kernel refuses.
+pub fn cut_into(socket: &UdpSocket, segment: u16) {
+    set_int(socket, libc::SOL_UDP, libc::UDP_SEGMENT, segment.into());
+}
+
 pub(super) fn set_int(socket: &UdpSocket, level: i32, option: i32, value: libc::c_int) {
     // SAFETY: the option is an int, and the pointer is to one that outlives the call.
     let set = unsafe {

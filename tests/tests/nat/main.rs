@@ -8,12 +8,16 @@
 mod at_xdp;
 mod behaviour;
 mod blocks;
+mod bpftool;
 mod bridged;
+mod concurrent;
 mod differential;
 mod errors;
+mod floods;
 mod flows;
 mod forward;
 mod fragments;
+mod gso;
 mod host_services;
 mod leaks;
 mod limits;

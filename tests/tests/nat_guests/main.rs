@@ -4,9 +4,13 @@
 //! One boot serves all of it. Without QEMU or the image that `cargo xtask setup` makes, these tests
 //! fail.
 
+mod load;
+mod paths;
+
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -17,7 +21,7 @@ use vnet_tests::{
     nat::{FAR, GATEWAY, LAN, Lab, Lane, PHYS, UPLINK, tcp_listener, udp},
     wait,
 };
-use xtask::{guest::Guest, process::output};
+use xtask::{guest::Guest, paths::find_program, process::output};
 
 /// How long the guests may take to boot; they are emulated.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -34,6 +38,8 @@ const NUMBERS: [u8; 2] = [11, 12];
 struct Site {
     /// Ended before the host is.
     guests: [Guest; 2],
+    /// Connections of guests that last as long as they do.
+    held: Vec<TcpStream>,
     lab: Lab,
 }
 
@@ -48,6 +54,19 @@ impl Site {
             config.ipv6 = Some(format!("{}/64", own.v6));
             config.gateway4 = Some(GATEWAY.v4.into());
             config.gateway6 = Some(GATEWAY.v6.into());
+            // busybox has no iperf3, its `ip` does not tell what MTU was learned, and nothing of it sends
+            // UDP, which bash does.
+            for (inside, name) in [
+                ("/usr/bin", "iperf3"),
+                ("/usr/bin", "bash"),
+                ("/usr/sbin", "ip"),
+            ] {
+                let Some(program) = find_program(name) else {
+                    panic!("{name} is not installed\n  mend: cargo xtask setup");
+                };
+                let inside = Path::new(inside).join(name);
+                config.add_program(inside, &program).unwrap();
+            }
             lab.host.boot(config)
         });
         for guest in &guests {
@@ -56,7 +75,20 @@ impl Site {
         for guest in &mut guests {
             guest.wait_ready(BOOT_LIMIT).unwrap();
         }
-        Self { guests, lab }
+        Self {
+            guests,
+            held: Vec::new(),
+            lab,
+        }
+    }
+}
+
+/// Says that it is over, however a scope is left.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -68,6 +100,12 @@ fn real_guests_behind_the_gateway() {
     names_are_looked_up(&mut site);
     a_forward_leads_to_a_guest(&mut site);
     bulk_arrives_unchanged(&mut site);
+    paths::hops_are_told(&mut site);
+    paths::long_datagrams_arrive(&mut site);
+    load::many_connections_at_once(&mut site);
+    load::the_hosts_own_service_is_reached(&mut site);
+    load::iperf3_runs_both_ways(&mut site);
+    paths::a_narrow_link_is_found(&mut site);
     nothing_was_dropped(&site);
 }
 
@@ -138,7 +176,7 @@ fn while_serving<T>(lab: &Lab, like: IpAddr, content: &[u8], work: impl FnOnce()
 }
 
 fn pages_are_read(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     for address in PHYS.both() {
         while_serving(lab, address, PAGE, || {
             for guest in &mut *guests {
@@ -188,7 +226,7 @@ fn answer_names(socket: &UdpSocket, done: &AtomicBool) {
 }
 
 fn names_are_looked_up(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     for address in PHYS.both() {
         let socket = udp(lab.phys.netns(), address, 53);
         let done = AtomicBool::new(false);
@@ -207,7 +245,7 @@ fn names_are_looked_up(site: &mut Site) {
 }
 
 fn a_forward_leads_to_a_guest(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     let inside = LAN.address(NUMBERS[0]);
     for (address, inside) in UPLINK.both().into_iter().zip(inside.both()) {
         let (listen, to) = (SocketAddr::new(address, 8080), SocketAddr::new(inside, 80));
@@ -225,7 +263,7 @@ fn a_forward_leads_to_a_guest(site: &mut Site) {
 /// Noise goes from the first guest to the physical host by its forward, and from the physical host
 /// to the second guest.
 fn bulk_arrives_unchanged(site: &mut Site) {
-    let Site { guests, lab } = site;
+    let Site { guests, lab, .. } = site;
     let [one, two] = guests;
     let made = format!("head -c {BULK} /dev/urandom >/www/bulk && sha256sum </www/bulk");
     let wanted = one.check(&made).unwrap();
