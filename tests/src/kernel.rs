@@ -24,8 +24,8 @@ use aya::{
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use vnet_common::{
-    Binding, BindingKey, ControlOp, ControlRequest, Event, FdbBucket, FlowEntry, FlowTags,
-    HostPort, Mac, NO_SLOT, StormState,
+    Binding, BindingKey, Contact, ContactKey, ControlOp, ControlRequest, Event, FdbBucket,
+    FlowEntry, FlowTags, HostPort, Mac, NO_SLOT, StormState,
     event::{EVENT_KINDS, EventLimit},
     flow::FLOW_BUCKET,
     switch::SWITCH_ROUTES,
@@ -518,6 +518,11 @@ impl Switch for Kernel {
             .iter()
             .map(|found| found.map(|(key, binding)| ((&key).into(), binding)))
             .collect::<Result<_, _>>()?;
+        let contacts = maps::hash::<ContactKey, Contact>(&self.pins, "contacts")?;
+        let contacts = contacts
+            .iter()
+            .map(|found| found.map(|(key, contact)| ((&key).into(), contact)))
+            .collect::<Result<_, _>>()?;
         let by_slot: Array<_, u32> = maps::array(&self.pins, "port_flows")?;
         let mut owners = BTreeMap::new();
         for slot in std::iter::once(NO_SLOT).chain(self.setup.image.ports.keys().copied()) {
@@ -535,6 +540,7 @@ impl Switch for Kernel {
         Ok(Connections {
             held,
             mappings,
+            contacts,
             count: flows::count(&self.pins)?,
             owners,
             host_ports,

@@ -125,7 +125,8 @@ pub const FLOW_NEIGH: u16 = 8;
 pub const FLOW_INSIDE: u16 = 16;
 /// `flags`: the source has a mapping ([`crate::nat::BindingKind::Internal`]) that the flow holds.
 pub const FLOW_BOUND: u16 = 32;
-/// `flags`: the flow holds a [`crate::nat::BindingKind::Contact`] of the source's mapping.
+/// `flags`: the flow holds the remote address as a contact of the source's mapping: in
+/// [`crate::nat::Binding::count`], or as a [`crate::nat::Contact`].
 pub const FLOW_CONTACT: u16 = 64;
 /// `flags`: this direction's sender has sent its FIN.
 pub const FLOW_FIN: u16 = 128;
