@@ -405,9 +405,8 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     binding.refs = 1;
     binding.inside = work.at;
     // Whom it sends to first, for address-dependent filtering: mostly there is nobody else.
-    let meets = rule.flags & NAT_ADF != 0 && !symmetric;
     binding.remote = work.ip.key.dst;
-    binding.count = u32::from(meets);
+    binding.count = u32::from(rule.flags & NAT_ADF != 0 && !symmetric);
     if symmetric {
         // A port of its own, so that every remote end sees another one.
         let port = ports::take(work, rule, gateway);
@@ -438,12 +437,15 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
                 return exhausted;
             }
             external_key(work, port);
-            let dst = &work.ip.key.dst;
-            let contact = if meets { Some(dst) } else { None };
+            let contact = if work.binding.count != 0 {
+                Some(&work.ip.key.dst)
+            } else {
+                None
+            };
             if gateway.binding_hold(&work.binding_key, contact, &mut work.found) {
                 work.source_port = port;
                 work.flags |= FLOW_BOUND;
-                if meets && work.found.remote == *dst {
+                if work.binding.count != 0 && work.found.remote == work.ip.key.dst {
                     work.flags |= FLOW_CONTACT;
                 }
                 return Outcome::GO_ON;
@@ -471,7 +473,10 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     work.binding.addr = work.source;
     work.binding.port = port;
     work.binding.remote = [0; 16];
-    work.binding.count = 0;
+    if work.binding.count != 0 {
+        work.flags |= FLOW_CONTACT;
+        work.binding.count = 0;
+    }
     if !gateway.binding_add(&work.binding_key, &work.binding) {
         // Another CPU made the mapping meanwhile, or there is no room.
         external_key(work, port);
@@ -479,11 +484,7 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
         return Outcome::drop(DropReason::NatTableFull);
     }
     gateway.count_flow(FlowCount::PortTaken, work.source_rule);
-    work.flags |= if meets {
-        FLOW_BOUND | FLOW_CONTACT
-    } else {
-        FLOW_BOUND
-    };
+    work.flags |= FLOW_BOUND;
     Outcome::GO_ON
 }
 
@@ -503,29 +504,28 @@ const fn has_own_ports(work: &Work) -> bool {
     has_ports(work.ip.key.proto) || matches!(work.ip.icmp, Icmp::Request)
 }
 
-/// Writes the key of the source's mapping.
+/// Writes the key of the source's mapping. Field by field, as below: a program's stack is short.
 #[inline(always)]
 fn internal_key(work: &mut Work) {
-    work.binding_key = BindingKey {
-        addr: work.ip.key.src,
-        port: work.ip.key.sport,
-        segment: work.ip.key.segment,
-        proto: work.ip.key.proto,
-        kind: BindingKind::Internal as u8,
-        rule: work.source_rule,
-    };
+    let key = &mut work.binding_key;
+    key.addr = work.ip.key.src;
+    key.port = work.ip.key.sport;
+    key.segment = work.ip.key.segment;
+    key.proto = work.ip.key.proto;
+    key.kind = BindingKind::Internal as u8;
+    key.rule = work.source_rule;
 }
 
 /// Writes the key of the source's mapping seen from outside.
 #[inline(always)]
-fn external_key(work: &mut Work, port: u16) {
-    work.binding_key = BindingKey {
-        addr: work.source,
-        port,
-        proto: work.ip.key.proto,
-        kind: BindingKind::External as u8,
-        ..BindingKey::default()
-    };
+pub fn external_key(work: &mut Work, port: u16) {
+    let key = &mut work.binding_key;
+    key.addr = work.source;
+    key.port = port;
+    key.segment = 0;
+    key.proto = work.ip.key.proto;
+    key.kind = BindingKind::External as u8;
+    key.rule = 0;
 }
 
 #[inline(always)]

@@ -1,12 +1,12 @@
 //! Choosing an external port (RFC 4787, 4.2; RFC 6056).
 
 use vnet_common::{
-    Addr, BindingKey, Event, EventKind, FlowKey, NatRule,
+    Addr, BindingKey, Event, EventKind, NatRule,
     flow::FLOW_BLOCK,
     nat::{BindingKind, NAT_OWN_ADDRESS},
 };
 
-use super::host::uses;
+use super::{host::uses, open::external_key};
 use crate::{
     flow::table::NO_FLOW,
     gateway::{Gateway, HostSocket, PortSearch, Work},
@@ -337,13 +337,7 @@ fn is_free<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> bool
     if rule.flags & NAT_OWN_ADDRESS != 0 && gateway.host_socket(&work.key) != HostSocket::None {
         return false;
     }
-    work.binding_key = BindingKey {
-        addr: work.source,
-        port,
-        proto: work.ip.key.proto,
-        kind: BindingKind::External as u8,
-        ..BindingKey::default()
-    };
+    external_key(work, port);
     if gateway.find_flow(&work.key) != NO_FLOW {
         return false;
     }
@@ -353,13 +347,12 @@ fn is_free<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> bool
 /// Writes the key of the answers to `work.key`, were `port` the external one.
 #[inline(always)]
 pub fn reply_key(work: &mut Work, port: u16) {
-    work.key = FlowKey {
-        src: work.target,
-        dst: work.source,
-        sport: work.target_port,
-        dport: port,
-        segment: work.out_segment,
-        proto: work.ip.key.proto,
-        reserved: 0,
-    };
+    let key = &mut work.key;
+    key.src = work.target;
+    key.dst = work.source;
+    key.sport = work.target_port;
+    key.dport = port;
+    key.segment = work.out_segment;
+    key.proto = work.ip.key.proto;
+    key.reserved = 0;
 }
