@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, MapData};
 use vnet_common::{
-    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowState, FlowTags, HostPort,
+    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowState, FlowTags,
+    HostPort,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_BUCKET, FLOW_BUSY, FLOW_CONTACT, FLOW_INSIDE, FLOW_PORT,
         FLOW_REPLY,
@@ -25,8 +26,6 @@ pub struct Mapping {
     pub addr: Addr,
     /// Its port.
     pub port: u16,
-    /// The remote address of a contact.
-    pub remote: Addr,
     /// Segment of an internal address.
     pub segment: u16,
     /// The rule, of an internal address.
@@ -37,7 +36,6 @@ impl From<&BindingKey> for Mapping {
     fn from(key: &BindingKey) -> Self {
         let BindingKey {
             addr,
-            remote,
             port,
             segment,
             proto,
@@ -49,9 +47,39 @@ impl From<&BindingKey> for Mapping {
             proto,
             addr,
             port,
-            remote,
             segment,
             rule,
+        }
+    }
+}
+
+/// What a contact is known by: its key in an order that sorts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Addressed {
+    /// The external address.
+    pub addr: Addr,
+    /// The external port.
+    pub port: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// The remote address.
+    pub remote: Addr,
+}
+
+impl From<&ContactKey> for Addressed {
+    fn from(key: &ContactKey) -> Self {
+        let ContactKey {
+            addr,
+            remote,
+            port,
+            proto,
+            reserved: _,
+        } = *key;
+        Self {
+            addr,
+            port,
+            proto,
+            remote,
         }
     }
 }
@@ -82,6 +110,8 @@ pub struct Connections {
     pub held: Vec<Held>,
     /// The map `bindings`.
     pub mappings: BTreeMap<Mapping, Binding>,
+    /// The map `contacts`.
+    pub contacts: BTreeMap<Addressed, Contact>,
     /// How many the table says that there are.
     pub count: u32,
     /// How many a port's count says that its VM began, where that is not zero.
@@ -112,6 +142,11 @@ impl Connections {
             .iter()
             .map(|found| found.map(|(key, binding)| ((&key).into(), binding)))
             .collect::<Result<_, _>>()?;
+        let contacts = maps::hash::<ContactKey, Contact>(pins, "contacts")?;
+        let contacts = contacts
+            .iter()
+            .map(|found| found.map(|(key, contact)| ((&key).into(), contact)))
+            .collect::<Result<_, _>>()?;
         let by_slot: Array<_, u32> = maps::array(pins, "port_flows")?;
         let mut owners = BTreeMap::new();
         for slot in slots {
@@ -129,6 +164,7 @@ impl Connections {
         Ok(Self {
             held: Vec::new(),
             mappings,
+            contacts,
             count: flows::count(pins)?,
             owners,
             host_ports,
@@ -219,8 +255,7 @@ impl Connections {
                 alone += 1;
                 *owners.entry(entry.owner).or_default() += 1;
                 for mapping in held_by(entry, entry) {
-                    let is_contact = mapping.kind == BindingKind::Contact as u8;
-                    *refs.entry(mapping).or_default() += if is_contact { 1 } else { 2 };
+                    *refs.entry(mapping).or_default() += 2;
                 }
                 continue;
             }
@@ -287,6 +322,7 @@ impl Connections {
         for (mapping, binding) in &self.mappings {
             self.check_pair(mapping, binding)?;
         }
+        self.check_contacts()?;
         self.check_external_ends()?;
         Ok(())
     }
@@ -322,6 +358,55 @@ impl Connections {
         Ok(())
     }
 
+    /// Contacts are held by exactly the connections that say so: a mapping's first one in the mapping,
+    /// the others beside it.
+    fn check_contacts(&self) -> Result<()> {
+        let mut first: BTreeMap<Mapping, u32> = BTreeMap::new();
+        let mut others: BTreeMap<Addressed, u32> = BTreeMap::new();
+        for held in &self.held {
+            let entry = &held.entry;
+            if entry.flags & FLOW_CONTACT == 0 {
+                continue;
+            }
+            let peer = self.at(entry.peer).context("no other direction")?.entry;
+            let external = external_of(entry, &peer);
+            let mapping = self.mappings.get(&external);
+            if mapping.is_some_and(|mapping| mapping.remote == entry.key.dst) {
+                *first.entry(external).or_default() += 1;
+            } else {
+                let contact = Addressed {
+                    addr: external.addr,
+                    port: external.port,
+                    proto: external.proto,
+                    remote: entry.key.dst,
+                };
+                *others.entry(contact).or_default() += 1;
+            }
+        }
+        let counted: BTreeMap<Mapping, u32> = self
+            .mappings
+            .iter()
+            .filter(|(mapping, binding)| {
+                mapping.kind == BindingKind::External as u8 && binding.count != 0
+            })
+            .map(|(mapping, binding)| (*mapping, binding.count))
+            .collect();
+        ensure!(
+            first == counted,
+            "first contacts are held so: {first:?}, and counted so: {counted:?}"
+        );
+        let counted: BTreeMap<Addressed, u32> = self
+            .contacts
+            .iter()
+            .map(|(contact, value)| (*contact, value.refs))
+            .collect();
+        ensure!(
+            others == counted,
+            "contacts are held so: {others:?}, and counted so: {counted:?}"
+        );
+        Ok(())
+    }
+
     /// An internal mapping and its external one name each other. An external one alone is a port of
     /// one connection.
     fn check_pair(&self, mapping: &Mapping, binding: &Binding) -> Result<()> {
@@ -333,7 +418,6 @@ impl Connections {
             proto: mapping.proto,
             addr: binding.addr,
             port: binding.port,
-            remote: [0; 16],
             segment: 0,
             rule: 0,
         };
@@ -366,20 +450,24 @@ fn read_held(pins: &Pins) -> Result<Vec<Held>> {
     Ok(held)
 }
 
+/// The external end of one direction's source.
+fn external_of(entry: &FlowEntry, peer: &FlowEntry) -> Mapping {
+    Mapping {
+        kind: BindingKind::External as u8,
+        proto: entry.key.proto,
+        addr: peer.key.dst,
+        port: peer.key.dport,
+        segment: 0,
+        rule: 0,
+    }
+}
+
 /// The mappings that one direction's source holds.
 fn held_by(entry: &FlowEntry, peer: &FlowEntry) -> Vec<Mapping> {
     if entry.flags & (FLOW_BOUND | FLOW_PORT) == 0 {
         return Vec::new();
     }
-    let external = Mapping {
-        kind: BindingKind::External as u8,
-        proto: entry.key.proto,
-        addr: peer.key.dst,
-        port: peer.key.dport,
-        remote: [0; 16],
-        segment: 0,
-        rule: 0,
-    };
+    let external = external_of(entry, peer);
     let mut held = vec![external];
     if entry.flags & FLOW_BOUND != 0 {
         held.push(Mapping {
@@ -399,13 +487,6 @@ fn held_by(entry: &FlowEntry, peer: &FlowEntry) -> Vec<Mapping> {
             port: 0,
             segment: entry.key.segment,
             rule: entry.rule,
-            ..external
-        });
-    }
-    if entry.flags & FLOW_CONTACT != 0 {
-        held.push(Mapping {
-            kind: BindingKind::Contact as u8,
-            remote: entry.key.dst,
             ..external
         });
     }

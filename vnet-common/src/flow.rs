@@ -119,18 +119,13 @@ pub const FLOW_REPLY: u16 = 1;
 pub const FLOW_SNAT: u16 = 2;
 /// `flags`: the destination is replaced, by [`FlowEntry::addr`].
 pub const FLOW_DNAT: u16 = 4;
-/// `flags`: the next hop's MAC address is not known: the kernel is to find it.
-pub const FLOW_NEIGH: u16 = 8;
 /// `flags`: what sends in this direction is inside, behind a gateway port.
 pub const FLOW_INSIDE: u16 = 16;
 /// `flags`: the source has a mapping ([`crate::nat::BindingKind::Internal`]) that the flow holds.
 pub const FLOW_BOUND: u16 = 32;
-/// `flags`: the flow holds a [`crate::nat::BindingKind::Contact`] of the source's mapping.
+/// `flags`: the flow holds the remote address as a contact of the source's mapping: in
+/// [`crate::nat::Binding::count`], or as a [`crate::nat::Contact`].
 pub const FLOW_CONTACT: u16 = 64;
-/// `flags`: this direction's sender has sent its FIN.
-pub const FLOW_FIN: u16 = 128;
-/// `flags`: TCP data and acknowledgements were seen: [`FlowEntry::seq_end`] and `ack` mean something.
-pub const FLOW_SEQ: u16 = 256;
 /// `flags`: mapped one to one, with no port of its own taken.
 pub const FLOW_STATIC: u16 = 512;
 /// `flags`: the flow takes one of its rule's external ports, though it has no mapping
@@ -165,7 +160,8 @@ pub struct FlowEntry {
     pub next_hop: Mac,
     /// Slot of the port whose stack would have sent the packet: the source of its MAC address.
     pub via: u16,
-    /// Slot of the port that packets leave by.
+    /// Slot of the port that packets leave by; 0: the next hop's MAC address, or where it is, is not
+    /// known, and the kernel is to find it.
     pub slot: u16,
     /// Tag that they leave with; 0 is untagged.
     pub vid: u16,
@@ -177,12 +173,13 @@ pub struct FlowEntry {
     pub rule_print: u16,
     /// Slot of the VM's port whose quota it counts against; 0 is none.
     pub owner: u16,
-    /// `FLOW_…` bits.
+    /// `FLOW_…` bits. They say what the connection holds, and stay as it was made with.
     pub flags: u16,
     /// A [`FlowState`]'s number.
     pub state: u8,
-    /// Always zero.
-    pub reserved: u8,
+    /// `MARK_…` bits. Apart from `flags`: what a packet writes late does no harm to a connection that
+    /// has the place since.
+    pub marks: u8,
     /// The switch's epoch when the way out was looked up.
     pub epoch: u32,
     /// When the way out was looked up, in seconds of CLOCK_MONOTONIC.
@@ -194,6 +191,11 @@ pub struct FlowEntry {
     /// When it was made, in seconds of CLOCK_MONOTONIC.
     pub created_s: u32,
 }
+
+/// `marks`: this direction's sender has sent its FIN.
+pub const MARK_FIN: u8 = 1;
+/// `marks`: TCP data and acknowledgements were seen: [`FlowEntry::seq_end`] and `ack` mean something.
+pub const MARK_SEQ: u8 = 2;
 
 /// Entries in one bucket.
 pub const FLOW_BUCKET: usize = 8;

@@ -23,7 +23,7 @@ pub use drop_reason::{DropCounters, DropReason};
 pub use event::{Event, EventKind};
 pub use fdb::{FdbBucket, FdbEntry, FdbKey};
 pub use flow::{Addr, FlowEntry, FlowKey, FlowState, FlowTags, FlowTimeouts, HostPort};
-pub use nat::{Binding, BindingKey, NatCounters, NatMatchKey, NatRule};
+pub use nat::{Binding, BindingKey, Contact, ContactKey, NatCounters, NatMatchKey, NatRule};
 pub use port::{PortConf, PortKind, StormKind, StormState};
 pub use switch::{
     MacDenyKey, Member, PortMacKey, PortSegmentKey, PortTagKey, SegmentConf, SwitchConf,

@@ -123,12 +123,10 @@ pub enum BindingKind {
     Internal = 1,
     /// An external address and port: its internal ones.
     External = 2,
-    /// A remote address that an external address and port has sent to.
-    Contact = 3,
     /// An internal address: its block of external ports.
-    BlockOf = 4,
+    BlockOf = 3,
     /// A block of external ports by its first: the internal address that has it.
-    Block = 5,
+    Block = 4,
 }
 
 /// Key of the map `bindings`.
@@ -137,8 +135,6 @@ pub enum BindingKind {
 pub struct BindingKey {
     /// Internal or external address.
     pub addr: Addr,
-    /// The remote address of a contact; else zero.
-    pub remote: Addr,
     /// Its port.
     pub port: u16,
     /// Segment of an internal address; else 0.
@@ -157,20 +153,46 @@ pub struct BindingKey {
 pub struct Binding {
     /// The address on the other side.
     pub addr: Addr,
+    /// Of an external end: the remote address that it sent to first. It stays, also when it is not sent
+    /// to any more; else zero.
+    pub remote: Addr,
     /// The port on the other side; of a block, its first.
     pub port: u16,
     /// The rule.
     pub rule: u16,
     /// Print of the rule at that time.
     pub rule_print: u16,
-    /// Segment of the internal address.
-    pub segment: u16,
-    /// Flows that hold it, or for a block the mappings in it. 0: it is on its way out.
-    pub refs: u32,
     /// Slot of the gateway port of the internal address's network.
     pub inside: u16,
-    /// Ports of a block; else 0.
-    pub count: u16,
+    /// Flows that hold it, or for a block the mappings in it. 0: it is on its way out.
+    pub refs: u32,
+    /// Of an external end: flows that hold `remote` as a contact. Ports of a block; else 0.
+    pub count: u32,
+}
+
+/// Key of the map `contacts`: a remote address that an external address and port has sent to, where it
+/// is not the one that its [`Binding`] names. Most mappings have no other one, and so no entry here.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContactKey {
+    /// The external address.
+    pub addr: Addr,
+    /// The remote address, as the source knows it.
+    pub remote: Addr,
+    /// The external port.
+    pub port: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Always zero.
+    pub reserved: [u8; 5],
+}
+
+/// A value of the map `contacts`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contact {
+    /// Flows that hold it. 0: it is on its way out.
+    pub refs: u32,
 }
 
 /// Traffic of one rule, a value of the per-CPU map `nat_counters` by id.
@@ -189,8 +211,17 @@ pub struct NatCounters {
     pub exhausted: u64,
 }
 
-crate::pod!(NatRule, NatMatchKey, BindingKey, Binding, NatCounters);
+crate::pod!(
+    NatRule,
+    NatMatchKey,
+    BindingKey,
+    Binding,
+    ContactKey,
+    Contact,
+    NatCounters
+);
 const _: () = assert!(size_of::<NatRule>() == 72, "no padding");
 const _: () = assert!(size_of::<NatMatchKey>() == 24, "no padding");
-const _: () = assert!(size_of::<BindingKey>() == 40, "no padding");
-const _: () = assert!(size_of::<Binding>() == 32, "no padding");
+const _: () = assert!(size_of::<BindingKey>() == 24, "no padding");
+const _: () = assert!(size_of::<ContactKey>() == 40, "no padding");
+const _: () = assert!(size_of::<Binding>() == 48, "no padding");

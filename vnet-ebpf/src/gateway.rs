@@ -2,8 +2,8 @@
 //! flows in force, the host's own routes and sockets.
 
 use vnet_common::{
-    Addr, Binding, BindingKey, DropReason, Event, FlowEntry, FlowKey, HostPort, Mac, NatMatchKey,
-    NatRule,
+    Addr, Binding, BindingKey, ContactKey, DropReason, Event, FlowEntry, FlowKey, HostPort, Mac,
+    NatMatchKey, NatRule,
     flow::{FLOW_DNAT, FLOW_SNAT},
 };
 
@@ -198,6 +198,8 @@ pub struct Work {
     pub key: FlowKey,
     /// A key under construction.
     pub binding_key: BindingKey,
+    /// A key under construction.
+    pub contact_key: ContactKey,
     /// A mapping under construction.
     pub binding: Binding,
     /// A mapping that was found.
@@ -295,16 +297,27 @@ pub trait Gateway: Effects + FlowTable {
     fn nat_match(&self, key: &NatMatchKey) -> Option<u32>;
     /// Reads a mapping that is not on its way out.
     fn binding_look(&self, key: &BindingKey, binding: &mut Binding) -> bool;
-    /// Reads a mapping that is not on its way out, and holds it.
-    fn binding_hold(&self, key: &BindingKey, binding: &mut Binding) -> bool;
+    /// Reads a mapping that is not on its way out, and holds it. When `contact` is its remote address,
+    /// that is held with it.
+    fn binding_hold(&self, key: &BindingKey, contact: Option<&Addr>, binding: &mut Binding)
+    -> bool;
     /// Adds a mapping, held once; false when there is one or the table is full.
     fn binding_add(&self, key: &BindingKey, binding: &Binding) -> bool;
     /// Gives back a hold of the mapping of `key` to `addr` and `port`; true when it was the last,
     /// and the mapping is gone.
     fn binding_release(&self, key: &BindingKey, addr: &Addr, port: u16) -> bool;
+    /// [`Gateway::binding_release`] of an external end with a contact; true when the contact was the
+    /// mapping's remote address, and given back with it.
+    fn binding_part(&self, key: &BindingKey, addr: &Addr, port: u16, contact: &Addr) -> bool;
     /// Takes a mapping away, whoever holds it: their releases find another one, or none, and change
     /// nothing.
     fn binding_forget(&self, key: &BindingKey);
+    /// Whether there is a contact that is not on its way out.
+    fn contact_look(&self, key: &ContactKey) -> bool;
+    /// Holds a contact, or adds it; false when the table is full.
+    fn contact_hold(&self, key: &ContactKey) -> bool;
+    /// Gives back a hold of a contact; with the last one it goes.
+    fn contact_release(&self, key: &ContactKey);
     /// Runs [`crate::nat::ports::try_one`] up to `times` times, until it says that it is done.
     fn search_port(&self, work: &mut Work, times: u32);
     /// A random number.

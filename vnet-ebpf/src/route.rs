@@ -4,8 +4,8 @@
 use core::ptr;
 
 use vnet_common::{
-    Addr, DropReason, FlowEntry, PortKind,
-    flow::{FLOW_DNAT, FLOW_NEIGH, FLOW_REPLY, FLOW_SNAT},
+    Addr, DropReason, FlowEntry, NO_SLOT, PortKind,
+    flow::{FLOW_DNAT, FLOW_REPLY, FLOW_SNAT},
     port::{PORT_GATEWAY, PORT_TCP_AT_TC, PORT_XDP_TARGET},
 };
 
@@ -52,10 +52,11 @@ pub fn look<W: Window + ?Sized, G: Gateway + ?Sized>(
     };
     let now_s = gateway.now_s();
     // SAFETY: the table's own entry; each field is read once.
-    let (state, flags, epoch, resolved_s, seen_s, mtu) = unsafe {
+    let (state, flags, slot, epoch, resolved_s, seen_s, mtu) = unsafe {
         (
             ptr::read_volatile(&raw const (*entry).state),
             ptr::read_volatile(&raw const (*entry).flags),
+            ptr::read_volatile(&raw const (*entry).slot),
             ptr::read_volatile(&raw const (*entry).epoch),
             ptr::read_volatile(&raw const (*entry).resolved_s),
             ptr::read_volatile(&raw const (*entry).seen_s),
@@ -64,7 +65,7 @@ pub fn look<W: Window + ?Sized, G: Gateway + ?Sized>(
     };
     if epoch != conf.epoch
         || !(resolved_s == now_s || is_checked(entry, &ip.key.dst, now_s, gateway))
-        || flags & FLOW_NEIGH != 0
+        || slot == NO_SLOT
         || !is_steady(state, ip, flags & FLOW_REPLY != 0)
         || (seen_s != now_s && is_stale(seen_s, now_s, conf.timeouts.of(ip.key.proto, state)))
         || gso::wire_l3_len(meta, &plan.frame, window) > u32::from(mtu)
@@ -120,7 +121,7 @@ pub fn send<G: Gateway + ?Sized, P: Packet>(
         return Action::Drop;
     };
     // SAFETY: the table's own entry, and its peer's.
-    let (flags, via, slot, vid) = unsafe {
+    let way = unsafe {
         if !matches!(ip.part, Part::Later) {
             let reply = (*entry).flags & FLOW_REPLY != 0;
             if !is_steady((*entry).state, ip, reply)
@@ -136,27 +137,16 @@ pub fn send<G: Gateway + ?Sized, P: Packet>(
                 .map(|peer| &raw const (*peer).key.dst)
         });
         copy_mac(&mut change.dmac, &(*entry).next_hop);
-        ((*entry).flags, (*entry).via, (*entry).slot, (*entry).vid)
+        ((*entry).via, (*entry).slot, (*entry).vid)
     };
-    leave(
-        ip,
-        change,
-        (flags, via, slot, vid),
-        plan,
-        meta,
-        gateway,
-        packet,
-    )
+    leave(ip, change, way, plan, meta, gateway, packet)
 }
 
 /// What the flow at `work.index` does to an ICMP error about its other direction: writes the error's
 /// addresses and the flow's ports to `work.change`, the key of the other direction to `work.key`.
 /// Returns its way out for [`leave`]; `None` when it is not addressed as the flow's packets are.
 #[inline(always)]
-pub fn begin_related<G: Gateway + ?Sized>(
-    work: &mut Work,
-    gateway: &G,
-) -> Option<(u16, u16, u16, u16)> {
+pub fn begin_related<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Option<(u16, u16, u16)> {
     let entry = gateway.flow(work.index)?;
     // SAFETY: the table's own entries.
     unsafe {
@@ -182,7 +172,7 @@ pub fn begin_related<G: Gateway + ?Sized>(
         change.dport = (*entry).dport;
         copy_mac(&mut change.dmac, &(*entry).next_hop);
         change.hop = true;
-        Some((flags, (*entry).via, (*entry).slot, (*entry).vid))
+        Some(((*entry).via, (*entry).slot, (*entry).vid))
     }
 }
 
@@ -208,7 +198,7 @@ pub fn xdp_may_send<G: Gateway + ?Sized>(ip: &Ip, index: u32, plan: &Plan, gatew
 pub fn leave<G: Gateway + ?Sized, P: Packet>(
     ip: &Ip,
     change: &mut Change,
-    (flags, via, slot, vid): (u16, u16, u16, u16),
+    (via, slot, vid): (u16, u16, u16),
     plan: &Plan,
     meta: &Meta,
     gateway: &G,
@@ -225,7 +215,7 @@ pub fn leave<G: Gateway + ?Sized, P: Packet>(
     if !packet.translate(ip, change) {
         return refused(plan.port.slot);
     }
-    if flags & FLOW_NEIGH != 0 {
+    if slot == NO_SLOT {
         // The stack behind `via` sends it: the frame has no tag there.
         if !packet.retag(plan.frame.tag, crate::meta::Tag::NONE) {
             return refused(plan.port.slot);

@@ -7,8 +7,8 @@ use std::{
 };
 
 use vnet_common::{
-    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowTags, HostPort, NatCounters, NatMatchKey,
-    NatRule,
+    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowTags, HostPort,
+    NatCounters, NatMatchKey, NatRule,
     flow::{FLOW_BUCKET, FlowCounters},
     nat::NAT_RULES,
 };
@@ -23,7 +23,7 @@ use vnet_ebpf::{
 
 use super::Machine;
 use crate::{
-    connections::{Connections, Held, Mapping},
+    connections::{Addressed, Connections, Held, Mapping},
     setup::Setup,
     world::Routing,
 };
@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) rule_counters: RefCell<BTreeMap<u16, NatCounters>>,
     bindings: RefCell<BTreeMap<Mapping, Binding>>,
     binding_room: usize,
+    contacts: RefCell<BTreeMap<Addressed, Contact>>,
+    contact_room: usize,
     fragments: RefCell<HashMap<FragmentKey, Fragment>>,
     checked: Box<[UnsafeCell<Checked>]>,
     /// In boxes, so that they stay where they are.
@@ -99,7 +101,9 @@ impl State {
             rule_counters: RefCell::default(),
             bindings: RefCell::default(),
             // As in `Sizes`.
-            binding_room: (4 * setup.sizes.flow_size).max(4096) as usize,
+            binding_room: (2 * setup.sizes.flow_size).max(4096) as usize,
+            contacts: RefCell::default(),
+            contact_room: setup.sizes.flow_size.max(4096) as usize,
             fragments: RefCell::default(),
             host_ports: RefCell::default(),
             checked: (0..CHECKED).map(|_| UnsafeCell::default()).collect(),
@@ -175,6 +179,7 @@ impl State {
         Connections {
             held: self.held(),
             mappings: self.bindings.borrow().clone(),
+            contacts: self.contacts.borrow().clone(),
             count: self.count.get(),
             owners: (0u16..)
                 .zip(self.owners.borrow().iter().copied())
@@ -275,13 +280,21 @@ impl Gateway for Machine {
         found.is_some()
     }
 
-    fn binding_hold(&self, key: &BindingKey, binding: &mut Binding) -> bool {
+    fn binding_hold(
+        &self,
+        key: &BindingKey,
+        contact: Option<&Addr>,
+        binding: &mut Binding,
+    ) -> bool {
         let mut bindings = self.gateway.bindings.borrow_mut();
         let Some(found) = bindings.get_mut(&key.into()) else {
             return false;
         };
         found.refs += 1;
         *binding = *found;
+        if contact == Some(&found.remote) {
+            found.count += 1;
+        }
         true
     }
 
@@ -312,6 +325,39 @@ impl Gateway for Machine {
         }
         bindings.remove(&key.into());
         true
+    }
+
+    fn binding_part(&self, key: &BindingKey, addr: &Addr, port: u16, contact: &Addr) -> bool {
+        let mut met = false;
+        if let Some(found) = self.gateway.bindings.borrow_mut().get_mut(&key.into()) {
+            met = found.addr == *addr && found.port == port && found.remote == *contact;
+            found.count -= u32::from(met);
+        }
+        self.binding_release(key, addr, port);
+        met
+    }
+
+    fn contact_look(&self, key: &ContactKey) -> bool {
+        self.gateway.contacts.borrow().contains_key(&key.into())
+    }
+
+    fn contact_hold(&self, key: &ContactKey) -> bool {
+        let mut contacts = self.gateway.contacts.borrow_mut();
+        let room = contacts.len() < self.gateway.contact_room;
+        if !room && !contacts.contains_key(&key.into()) {
+            return false;
+        }
+        contacts.entry(key.into()).or_default().refs += 1;
+        true
+    }
+
+    fn contact_release(&self, key: &ContactKey) {
+        let mut contacts = self.gateway.contacts.borrow_mut();
+        let found = contacts.get_mut(&key.into()).expect("it is held");
+        found.refs -= 1;
+        if found.refs == 0 {
+            contacts.remove(&key.into());
+        }
     }
 
     fn search_port(&self, work: &mut Work, times: u32) {

@@ -631,7 +631,7 @@ fn a_port_is_found_in_a_range_that_is_nearly_full() {
         lan!(
             r#"nat = [{ id = 1, kind = "snat", source = "10.0.0.0/24", to = "203.0.113.40", uplink = "eth0" }]"#
         ),
-        20_000,
+        40_000,
     );
     let mut machine = Machine::new(&setup);
     for port in 1024..=u16::MAX {

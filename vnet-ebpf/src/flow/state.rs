@@ -4,7 +4,7 @@ use core::ptr;
 
 use vnet_common::{
     FlowEntry, FlowState, FlowTimeouts,
-    flow::{FLOW_FIN, FLOW_INSIDE, FLOW_REPLY, FLOW_SEQ},
+    flow::{FLOW_INSIDE, FLOW_REPLY, MARK_FIN, MARK_SEQ},
 };
 
 use crate::{
@@ -107,17 +107,17 @@ pub unsafe fn book(entry: *mut FlowEntry, ip: &Ip, now_s: u32, meta: &Meta) {
             let control = u32::from(ip.tcp_flags & (TCP_SYN | TCP_FIN) != 0);
             let end = ip.seq.wrapping_add(data).wrapping_add(control);
             let seq_end = &raw mut (*entry).seq_end;
-            let flags = ptr::read_volatile(&raw const (*entry).flags);
+            let marks = ptr::read_volatile(&raw const (*entry).marks);
             let known = ptr::read_volatile(seq_end);
             // A RST does not move the window that it is judged by.
-            if ip.tcp_flags & TCP_RST == 0 && (flags & FLOW_SEQ == 0 || is_after(end, known)) {
+            if ip.tcp_flags & TCP_RST == 0 && (marks & MARK_SEQ == 0 || is_after(end, known)) {
                 ptr::write_volatile(seq_end, end);
             }
             if ip.tcp_flags & TCP_ACK != 0 && ip.tcp_flags & TCP_RST == 0 {
                 ptr::write_volatile(&raw mut (*entry).ack, ip.ack);
             }
-            if flags & FLOW_SEQ == 0 {
-                ptr::write_volatile(&raw mut (*entry).flags, flags | FLOW_SEQ);
+            if marks & MARK_SEQ == 0 {
+                ptr::write_volatile(&raw mut (*entry).marks, marks | MARK_SEQ);
             }
         }
     }
@@ -150,7 +150,7 @@ unsafe fn is_in_window(entry: *mut FlowEntry, peer: *mut FlowEntry, seq: u32) ->
     !is_after(acked, seq) && !is_after(seq, end.wrapping_add(AHEAD))
 }
 
-/// The state after a packet that is not steady. Marks a FIN in the direction's flags.
+/// The state after a packet that is not steady. Marks a FIN in the direction's entry.
 ///
 /// # Safety
 /// `entry` and `peer` are valid.
@@ -161,7 +161,7 @@ pub unsafe fn advance(entry: *mut FlowEntry, peer: *mut FlowEntry, ip: &Ip) {
         let state = ptr::read_volatile(&raw const (*entry).state);
         let flags = ptr::read_volatile(&raw const (*entry).flags);
         let next = if ip.key.proto == proto::TCP {
-            let fins = ptr::read_volatile(&raw const (*peer).flags) & FLOW_FIN != 0;
+            let fins = ptr::read_volatile(&raw const (*peer).marks) & MARK_FIN != 0;
             advance_tcp(entry, peer, ip, state, flags, fins)
         } else if flags & FLOW_REPLY != 0 {
             TWO_WAY
@@ -215,10 +215,8 @@ unsafe fn advance_tcp(
             CLOSING | TIME_WAIT if !reply && tcp & TCP_ACK == 0 => {
                 // SAFETY: the caller's promise.
                 unsafe {
-                    let gone = !(FLOW_FIN | FLOW_SEQ);
-                    ptr::write_volatile(&raw mut (*entry).flags, flags & gone);
-                    let peers = ptr::read_volatile(&raw const (*peer).flags);
-                    ptr::write_volatile(&raw mut (*peer).flags, peers & gone);
+                    ptr::write_volatile(&raw mut (*entry).marks, 0);
+                    ptr::write_volatile(&raw mut (*peer).marks, 0);
                 }
                 SYN_SENT
             }
@@ -231,7 +229,10 @@ unsafe fn advance_tcp(
             return state;
         }
         // SAFETY: the caller's promise.
-        unsafe { ptr::write_volatile(&raw mut (*entry).flags, flags | FLOW_FIN) };
+        unsafe {
+            let marks = &raw mut (*entry).marks;
+            ptr::write_volatile(marks, ptr::read_volatile(marks) | MARK_FIN);
+        }
         return match state {
             ESTABLISHED | SYN_RECEIVED if peer_fin => CLOSING,
             _ => state,
@@ -240,10 +241,19 @@ unsafe fn advance_tcp(
     match state {
         SYN_RECEIVED if !reply && tcp & TCP_ACK != 0 => ESTABLISHED,
         // Both FINs were seen: an acknowledgement of the other's ends it.
-        CLOSING if tcp & TCP_ACK != 0 && flags & FLOW_FIN != 0 && peer_fin => {
+        CLOSING if tcp & TCP_ACK != 0 && peer_fin => {
             // SAFETY: the caller's promise.
-            let end = unsafe { ptr::read_volatile(&raw const (*peer).seq_end) };
-            if ip.ack == end { TIME_WAIT } else { state }
+            let (marks, end) = unsafe {
+                (
+                    ptr::read_volatile(&raw const (*entry).marks),
+                    ptr::read_volatile(&raw const (*peer).seq_end),
+                )
+            };
+            if marks & MARK_FIN != 0 && ip.ack == end {
+                TIME_WAIT
+            } else {
+                state
+            }
         }
         _ => state,
     }

@@ -14,8 +14,8 @@ use aya_ebpf::{
     },
 };
 use vnet_common::{
-    Addr, Binding, BindingKey, FlowEntry, FlowKey, FlowTags, HostPort, NatCounters, NatMatchKey,
-    NatRule,
+    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowTags, HostPort,
+    NatCounters, NatMatchKey, NatRule,
     flow::{is_v4, mapped},
     nat::{self, NAT_MATCH_BITS},
 };
@@ -34,9 +34,9 @@ use vnet_ebpf::{
 
 use super::{
     maps::{
-        BINDINGS, CHECKED, EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS, FLOW_SEED,
-        FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, ICMP_LIMIT, NAT_COUNTERS, NAT_MATCH, NAT_RULES,
-        PORT_FLOWS, WORK,
+        BINDINGS, CHECKED, CONTACTS, EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS,
+        FLOW_SEED, FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, ICMP_LIMIT, NAT_COUNTERS, NAT_MATCH,
+        NAT_RULES, PORT_FLOWS, WORK,
     },
     tables::{Kernel, atomic_add},
 };
@@ -290,60 +290,150 @@ fn count_rule(rule: u16, change: impl FnOnce(&mut NatCounters)) {
 /// Tries to hold a mapping that other CPUs are holding at the same instant.
 const HOLD_TRIES: u32 = 16;
 
-/// Takes or only looks at a mapping: reads it to `binding` and says whether it is there.
+/// Counts a hold, unless there is none any more.
+///
+/// # Safety
+/// `refs` points to aligned map memory.
+#[inline(always)]
+unsafe fn hold(refs: *mut u32) -> bool {
+    let mut tries = 0;
+    while tries < HOLD_TRIES {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let count = core::ptr::read_volatile(refs);
+            // Whoever brought it to zero takes it away: it is nobody's any more.
+            if count == 0 {
+                return false;
+            }
+            if exchange(refs, count, count + 1) {
+                return true;
+            }
+        }
+        tries += 1;
+    }
+    false
+}
+
+/// Whether two addresses differ: without a branch for each byte, nor a call.
+#[inline(always)]
+fn differ(a: &Addr, b: &Addr) -> bool {
+    let mut differs = 0;
+    let mut i = 0;
+    while i < 16 {
+        differs |= a[i] ^ b[i];
+        i += 1;
+    }
+    differs != 0
+}
+
+/// Reads a mapping to `binding` and says whether it is there.
 #[inline(never)]
-fn read_binding(key: &BindingKey, binding: &mut Binding, hold: bool) -> bool {
+fn look_binding(key: &BindingKey, binding: &mut Binding) -> bool {
     let Some(value) = BINDINGS.get_ptr_mut(key) else {
         return false;
     };
-    // SAFETY: map memory; `refs` is an aligned word.
+    // SAFETY: map memory.
+    unsafe {
+        *binding = core::ptr::read(value);
+    }
+    binding.refs != 0
+}
+
+/// Holds a mapping, and `contact` with it when that is its remote address: reads it to `binding` and
+/// says whether it is there.
+#[inline(never)]
+fn hold_binding(key: &BindingKey, contact: Option<&Addr>, binding: &mut Binding) -> bool {
+    let Some(value) = BINDINGS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: map memory; `refs` and `count` are aligned words.
     unsafe {
         let refs = &raw mut (*value).refs;
-        let mut tries = 0;
-        loop {
-            let count = core::ptr::read_volatile(refs);
-            // Whoever brought it to zero takes it away: it is nobody's any more.
-            if count == 0 || tries >= HOLD_TRIES {
-                return false;
-            }
-            if !hold || exchange(refs, count, count + 1) {
-                break;
-            }
-            tries += 1;
+        if !hold(refs) {
+            return false;
         }
         *binding = core::ptr::read(value);
         // The memory of a mapping that went meanwhile may be another one's by now.
-        if hold && BINDINGS.get_ptr_mut(key) != Some(value) {
+        if BINDINGS.get_ptr_mut(key) != Some(value) {
             atomic_add(refs, -1);
             return false;
+        }
+        // The address is the mapping's as long as that is there, and the hold keeps it there.
+        if let Some(contact) = contact
+            && !differ(&binding.remote, contact)
+        {
+            atomic_add(&raw mut (*value).count, 1);
         }
     }
     true
 }
 
-/// Gives back a hold; true when it was the last.
+/// [`release_binding`] has given back the last hold.
+const LAST: u32 = 1;
+/// [`release_binding`] has given back the contact.
+const CONTACT: u32 = 2;
+
+/// Gives back a hold, and of `contact` when it is the mapping's remote address.
 #[inline(never)]
-fn release_binding(key: &BindingKey, addr: &Addr, port: u16) -> bool {
+fn release_binding(key: &BindingKey, addr: &Addr, port: u16, contact: Option<&Addr>) -> u32 {
     let Some(value) = BINDINGS.get_ptr_mut(key) else {
+        return 0;
+    };
+    let mut released = 0;
+    // SAFETY: map memory; `refs` and `count` are aligned words.
+    unsafe {
+        // Another mapping by now.
+        if (*value).port != port || differ(&(*value).addr, addr) {
+            return 0;
+        }
+        // First: what it holds may be gone after its last hold.
+        if let Some(contact) = contact
+            && !differ(&(*value).remote, contact)
+        {
+            atomic_add(&raw mut (*value).count, -1);
+            released = CONTACT;
+        }
+        if atomic_add(&raw mut (*value).refs, -1) != 1 {
+            return released;
+        }
+    }
+    if BINDINGS.remove(key).is_ok() {
+        released |= LAST;
+    }
+    released
+}
+
+/// Holds a contact, or adds it.
+#[inline(never)]
+fn hold_contact(key: &ContactKey) -> bool {
+    const NO_EXIST: u64 = 1;
+    if let Some(value) = CONTACTS.get_ptr_mut(key) {
+        // SAFETY: map memory; `refs` is an aligned word.
+        unsafe {
+            let refs = &raw mut (*value).refs;
+            if hold(refs) {
+                // As with a mapping.
+                if CONTACTS.get_ptr_mut(key) == Some(value) {
+                    return true;
+                }
+                atomic_add(refs, -1);
+            }
+        }
+    }
+    CONTACTS.insert(key, &Contact { refs: 1 }, NO_EXIST).is_ok()
+}
+
+/// Gives back a hold of a contact.
+#[inline(never)]
+fn release_contact(key: &ContactKey) -> bool {
+    let Some(value) = CONTACTS.get_ptr_mut(key) else {
         return false;
     };
     // SAFETY: map memory; `refs` is an aligned word.
-    unsafe {
-        let mut differs = u32::from((*value).port ^ port);
-        let mut i = 0;
-        while i < 16 {
-            differs |= u32::from((*value).addr[i] ^ addr[i]);
-            i += 1;
-        }
-        // Another mapping by now.
-        if differs != 0 {
-            return false;
-        }
-        if atomic_add(&raw mut (*value).refs, -1) != 1 {
-            return false;
-        }
+    if unsafe { atomic_add(&raw mut (*value).refs, -1) } != 1 {
+        return false;
     }
-    BINDINGS.remove(key).is_ok()
+    CONTACTS.remove(key).is_ok()
 }
 
 impl Gateway for Kernel {
@@ -409,12 +499,17 @@ impl Gateway for Kernel {
 
     #[inline(always)]
     fn binding_look(&self, key: &BindingKey, binding: &mut Binding) -> bool {
-        read_binding(key, binding, false)
+        look_binding(key, binding)
     }
 
     #[inline(always)]
-    fn binding_hold(&self, key: &BindingKey, binding: &mut Binding) -> bool {
-        read_binding(key, binding, true)
+    fn binding_hold(
+        &self,
+        key: &BindingKey,
+        contact: Option<&Addr>,
+        binding: &mut Binding,
+    ) -> bool {
+        hold_binding(key, contact, binding)
     }
 
     #[inline(always)]
@@ -425,7 +520,28 @@ impl Gateway for Kernel {
 
     #[inline(always)]
     fn binding_release(&self, key: &BindingKey, addr: &Addr, port: u16) -> bool {
-        release_binding(key, addr, port)
+        release_binding(key, addr, port, None) & LAST != 0
+    }
+
+    #[inline(always)]
+    fn binding_part(&self, key: &BindingKey, addr: &Addr, port: u16, contact: &Addr) -> bool {
+        release_binding(key, addr, port, Some(contact)) & CONTACT != 0
+    }
+
+    #[inline(always)]
+    fn contact_look(&self, key: &ContactKey) -> bool {
+        // SAFETY: one word of map memory.
+        unsafe { CONTACTS.get(key) }.is_some_and(|contact| contact.refs != 0)
+    }
+
+    #[inline(always)]
+    fn contact_hold(&self, key: &ContactKey) -> bool {
+        hold_contact(key)
+    }
+
+    #[inline(always)]
+    fn contact_release(&self, key: &ContactKey) {
+        release_contact(key);
     }
 
     #[inline(always)]

@@ -8,9 +8,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use vnet_common::{
-    Binding, BindingKey, ControlReply, DropReport, Event, FdbBucket, FlowEntry, FlowTags,
-    MacDenyKey, Member, NatCounters, NatMatchKey, NatRule, PortConf, PortMacKey, PortReport,
-    PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
+    Binding, BindingKey, Contact, ContactKey, ControlReply, DropReport, Event, FdbBucket,
+    FlowEntry, FlowTags, MacDenyKey, Member, NatCounters, NatMatchKey, NatRule, PortConf,
+    PortMacKey, PortReport, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState,
+    SwitchConf,
     event::{EVENT_KINDS, EventLimit},
     flow::{FlowCounters, HostPort},
     nat,
@@ -144,7 +145,9 @@ pub static NAT_RULES: Array<NatRule, { 2 * nat::NAT_RULES as usize }> = Array::n
 #[btf_map]
 pub static NAT_MATCH: LpmTrie<NatMatchKey, u32, 262144> = LpmTrie::new();
 #[btf_map]
-pub static BINDINGS: HashMap<BindingKey, Binding, 786432, NO_PREALLOC> = HashMap::new();
+pub static BINDINGS: HashMap<BindingKey, Binding, 524288, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static CONTACTS: HashMap<ContactKey, Contact, 262144, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static NAT_COUNTERS: PerCpuArray<NatCounters, { nat::NAT_RULES as usize }> = PerCpuArray::new();
 /// The limit of ICMP errors made on this CPU; see `vnet_ebpf::rate`.

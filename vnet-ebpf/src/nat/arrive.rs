@@ -215,7 +215,9 @@ fn begin_flow<W: Window + ?Sized, G: Gateway + ?Sized>(
         outcome = gateway.step(Step::Enter, work, plan, window);
     }
     if outcome == Outcome::GO_ON {
-        gateway.step(Step::Contact, work, plan, window);
+        if open::may_meet(work) {
+            gateway.step(Step::Contact, work, plan, window);
+        }
         outcome = gateway.step(Step::Put, work, plan, window);
     }
     if outcome != Outcome::GO_ON {

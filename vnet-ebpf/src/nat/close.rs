@@ -11,7 +11,7 @@ use vnet_common::{
     nat::BindingKind,
 };
 
-use super::ports::release_block;
+use super::{open::set_contact_key, ports::release_block};
 use crate::{
     bytes::zero,
     flow::{
@@ -64,7 +64,10 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     if !remove(gateway, first_index, places(gateway, &work.forward.key).tag) {
         return false;
     }
-    if second_index != first_index {
+    if second_index == first_index {
+        // It has sent to itself, and holds whom it sent to once.
+        work.reply.flags &= !FLOW_CONTACT;
+    } else {
         remove(gateway, second_index, places(gateway, &work.reply.key).tag);
     }
     release(work, true, gateway);
@@ -112,6 +115,7 @@ fn release<G: Gateway + ?Sized>(work: &mut Work, first: bool, gateway: &G) {
         forward,
         reply,
         binding_key,
+        contact_key,
         ..
     } = work;
     let (inside, outside) = if first {
@@ -123,7 +127,6 @@ fn release<G: Gateway + ?Sized>(work: &mut Work, first: bool, gateway: &G) {
         return;
     }
     let (internal, external) = (&inside.key, &outside.key);
-    binding_key.remote = [0; 16];
     binding_key.proto = internal.proto;
     if inside.flags & FLOW_BOUND != 0 {
         binding_key.addr = internal.src;
@@ -140,12 +143,14 @@ fn release<G: Gateway + ?Sized>(work: &mut Work, first: bool, gateway: &G) {
     binding_key.segment = 0;
     binding_key.kind = BindingKind::External as u8;
     binding_key.rule = 0;
-    gateway.binding_release(binding_key, &internal.src, internal.sport);
-    if inside.flags & FLOW_CONTACT != 0 {
-        binding_key.kind = BindingKind::Contact as u8;
-        // Whom the source sent to, as it knew it: an external address when it was led back inside.
-        binding_key.remote = internal.dst;
-        gateway.binding_release(binding_key, &[0; 16], 0);
+    // Whom the source sent to, as it knew it: an external address when it was led back inside.
+    let remote = &internal.dst;
+    if inside.flags & FLOW_CONTACT == 0 {
+        gateway.binding_release(binding_key, &internal.src, internal.sport);
+    } else if !gateway.binding_part(binding_key, &internal.src, internal.sport, remote) {
+        let proto = internal.proto;
+        set_contact_key(contact_key, &external.dst, external.dport, proto, remote);
+        gateway.contact_release(contact_key);
     }
 }
 

@@ -2,7 +2,7 @@
 //! connection on.
 
 use vnet_common::{
-    Addr, Binding, BindingKey, DropReason, EventKind, FlowKey, NatRule,
+    Addr, BindingKey, ContactKey, DropReason, EventKind, FlowKey, NatRule,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY,
         FLOW_SNAT, FLOW_STATIC, is_v4,
@@ -113,11 +113,10 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
     if !gateway.binding_look(&work.binding_key, &mut work.binding) {
         return Outcome::GO_ON;
     }
-    let mapping = work.binding;
-    let Some(rule) = gateway.nat_rule(work.generation, mapping.rule) else {
+    let Some(rule) = gateway.nat_rule(work.generation, work.binding.rule) else {
         return Outcome::GO_ON;
     };
-    if rule.print != mapping.rule_print {
+    if rule.print != work.binding.rule_print {
         return Outcome::GO_ON;
     }
     let own = rule.flags & NAT_OWN_ADDRESS != 0;
@@ -142,14 +141,21 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
         if rule.flags & NAT_APDF != 0 {
             return refused;
         }
-        if rule.flags & NAT_ADF != 0 {
-            work.binding_key.remote = key.src;
-            work.binding_key.kind = BindingKind::Contact as u8;
-            if !gateway.binding_look(&work.binding_key, &mut work.binding) {
+        let met = work.binding.count != 0 && work.binding.remote == key.src;
+        if rule.flags & NAT_ADF != 0 && !met {
+            set_contact_key(
+                &mut work.contact_key,
+                &key.dst,
+                key.dport,
+                key.proto,
+                &key.src,
+            );
+            if !gateway.contact_look(&work.contact_key) {
                 return refused;
             }
         }
     }
+    let mapping = &work.binding;
     work.target = mapping.addr;
     work.target_port = mapping.port;
     work.target_rule = mapping.rule;
@@ -396,10 +402,11 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     binding.port = work.ip.key.sport;
     binding.rule = work.source_rule;
     binding.rule_print = rule.print;
-    binding.segment = work.ip.key.segment;
     binding.refs = 1;
     binding.inside = work.at;
-    binding.count = 0;
+    // Whom it sends to first, for address-dependent filtering: mostly there is nobody else.
+    binding.remote = work.ip.key.dst;
+    binding.count = u32::from(rule.flags & NAT_ADF != 0 && !symmetric);
     if symmetric {
         // A port of its own, so that every remote end sees another one.
         let port = ports::take(work, rule, gateway);
@@ -413,7 +420,7 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
         return Outcome::GO_ON;
     }
     internal_key(work);
-    if gateway.binding_hold(&work.binding_key, &mut work.found) {
+    if gateway.binding_hold(&work.binding_key, None, &mut work.found) {
         let port = work.found.port;
         // Led back inside, the address is whatever the mapping has.
         if work.to_inside {
@@ -425,19 +432,31 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
                 && gateway.host_socket(&work.key) == HostSocket::Connected
             {
                 // The host talks to that very remote end from that very port.
-                gateway.binding_release(&work.binding_key, &work.found.addr, port);
+                if gateway.binding_release(&work.binding_key, &work.found.addr, port) {
+                    gateway.count_flow(FlowCount::PortReleased, work.source_rule);
+                }
                 report_exhausted(work, gateway);
                 return exhausted;
             }
             external_key(work, port);
-            if gateway.binding_hold(&work.binding_key, &mut work.found) {
+            let contact = if work.binding.count != 0 {
+                Some(&work.ip.key.dst)
+            } else {
+                None
+            };
+            if gateway.binding_hold(&work.binding_key, contact, &mut work.found) {
                 work.source_port = port;
                 work.flags |= FLOW_BOUND;
+                if work.binding.count != 0 && work.found.remote == work.ip.key.dst {
+                    work.flags |= FLOW_CONTACT;
+                }
                 return Outcome::GO_ON;
             }
             // Its other half went this moment, and it goes too.
             internal_key(work);
-            gateway.binding_release(&work.binding_key, &work.source, port);
+            if gateway.binding_release(&work.binding_key, &work.source, port) {
+                gateway.count_flow(FlowCount::PortReleased, work.source_rule);
+            }
             return Outcome::drop(DropReason::NatTableFull);
         }
         // The external address became another one, or the rule did: the connections that it is for
@@ -457,6 +476,11 @@ pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     internal_key(work);
     work.binding.addr = work.source;
     work.binding.port = port;
+    work.binding.remote = [0; 16];
+    if work.binding.count != 0 {
+        work.flags |= FLOW_CONTACT;
+        work.binding.count = 0;
+    }
     if !gateway.binding_add(&work.binding_key, &work.binding) {
         // Another CPU made the mapping meanwhile, or there is no room.
         external_key(work, port);
@@ -484,30 +508,28 @@ const fn has_own_ports(work: &Work) -> bool {
     has_ports(work.ip.key.proto) || matches!(work.ip.icmp, Icmp::Request)
 }
 
-/// Writes the key of the source's mapping.
+/// Writes the key of the source's mapping. Field by field, as below: a program's stack is short.
 #[inline(always)]
 fn internal_key(work: &mut Work) {
-    work.binding_key = BindingKey {
-        addr: work.ip.key.src,
-        remote: [0; 16],
-        port: work.ip.key.sport,
-        segment: work.ip.key.segment,
-        proto: work.ip.key.proto,
-        kind: BindingKind::Internal as u8,
-        rule: work.source_rule,
-    };
+    let key = &mut work.binding_key;
+    key.addr = work.ip.key.src;
+    key.port = work.ip.key.sport;
+    key.segment = work.ip.key.segment;
+    key.proto = work.ip.key.proto;
+    key.kind = BindingKind::Internal as u8;
+    key.rule = work.source_rule;
 }
 
 /// Writes the key of the source's mapping seen from outside.
 #[inline(always)]
-fn external_key(work: &mut Work, port: u16) {
-    work.binding_key = BindingKey {
-        addr: work.source,
-        port,
-        proto: work.ip.key.proto,
-        kind: BindingKind::External as u8,
-        ..BindingKey::default()
-    };
+pub fn external_key(work: &mut Work, port: u16) {
+    let key = &mut work.binding_key;
+    key.addr = work.source;
+    key.port = port;
+    key.segment = 0;
+    key.proto = work.ip.key.proto;
+    key.kind = BindingKind::External as u8;
+    key.rule = 0;
 }
 
 #[inline(always)]
@@ -560,10 +582,11 @@ pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
         }
     }
     external_key(work, port);
-    gateway.binding_release(&work.binding_key, &key.src, key.sport);
-    if work.flags & FLOW_CONTACT != 0 {
+    if work.flags & FLOW_CONTACT == 0 {
+        gateway.binding_release(&work.binding_key, &key.src, key.sport);
+    } else if !gateway.binding_part(&work.binding_key, &key.src, key.sport, &key.dst) {
         contact_key(work);
-        gateway.binding_release(&work.binding_key, &[0; 16], 0);
+        gateway.contact_release(&work.contact_key);
     }
 }
 
@@ -705,18 +728,19 @@ fn hold_bound<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     };
     work.binding_key = BindingKey {
         addr: work.target,
-        remote: [0; 16],
         port: work.target_port,
         segment: work.out_segment,
         proto: key.proto,
         kind: BindingKind::Internal as u8,
         rule: work.target_rule,
     };
-    if gateway.binding_hold(&work.binding_key, &mut work.found) {
-        if gateway.binding_hold(&external, &mut work.found) {
+    if gateway.binding_hold(&work.binding_key, None, &mut work.found) {
+        if gateway.binding_hold(&external, None, &mut work.found) {
             return true;
         }
-        gateway.binding_release(&work.binding_key, &external.addr, external.port);
+        if gateway.binding_release(&work.binding_key, &external.addr, external.port) {
+            gateway.count_flow(FlowCount::PortReleased, work.target_rule);
+        }
     }
     let reply = gateway
         .flow(work.index)
@@ -729,12 +753,17 @@ fn hold_bound<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     false
 }
 
-/// Notes whom the source's mapping sends to, for address-dependent filtering.
+/// Whether [`contact`] may have something to do.
+#[inline(always)]
+#[must_use]
+pub const fn may_meet(work: &Work) -> bool {
+    work.flags & (FLOW_BOUND | FLOW_CONTACT) == FLOW_BOUND
+}
+
+/// Notes whom the source's mapping sends to, for address-dependent filtering, when it is not whom it sent
+/// to first.
 #[inline(always)]
 pub fn contact<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
-    if work.flags & FLOW_BOUND == 0 {
-        return;
-    }
     let Some(rule) = gateway.nat_rule(work.generation, work.source_rule) else {
         return;
     };
@@ -742,15 +771,7 @@ pub fn contact<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
         return;
     }
     contact_key(work);
-    let held = gateway.binding_hold(&work.binding_key, &mut work.found) || {
-        work.binding = Binding {
-            refs: 1,
-            rule: work.source_rule,
-            ..Binding::default()
-        };
-        gateway.binding_add(&work.binding_key, &work.binding)
-    };
-    if held {
+    if gateway.contact_hold(&work.contact_key) {
         work.flags |= FLOW_CONTACT;
         work.forward.flags |= FLOW_CONTACT;
     }
@@ -759,16 +780,26 @@ pub fn contact<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
 /// Writes the key of the source's mapping with the address that it sends to.
 #[inline(always)]
 fn contact_key(work: &mut Work) {
-    work.binding_key = BindingKey {
-        addr: work.source,
-        // As the source knows it.
-        remote: work.ip.key.dst,
-        port: work.source_port,
-        segment: 0,
-        proto: work.ip.key.proto,
-        kind: BindingKind::Contact as u8,
-        rule: 0,
-    };
+    let Work {
+        contact_key,
+        ip,
+        source,
+        source_port,
+        ..
+    } = work;
+    // As the source knows it.
+    let remote = &ip.key.dst;
+    set_contact_key(contact_key, source, *source_port, ip.key.proto, remote);
+}
+
+/// Writes the key of a remote address that an external address and port has sent to.
+#[inline(always)]
+pub fn set_contact_key(key: &mut ContactKey, addr: &Addr, port: u16, proto: u8, remote: &Addr) {
+    key.addr = *addr;
+    key.remote = *remote;
+    key.port = port;
+    key.proto = proto;
+    key.reserved = [0; 5];
 }
 
 /// Fills both entries, all but the way out of the first. Field by field: a program's stack has no room

@@ -1,12 +1,12 @@
 //! Choosing an external port (RFC 4787, 4.2; RFC 6056).
 
 use vnet_common::{
-    Addr, BindingKey, Event, EventKind, FlowKey, NatRule,
+    Addr, BindingKey, Event, EventKind, NatRule,
     flow::FLOW_BLOCK,
     nat::{BindingKind, NAT_OWN_ADDRESS},
 };
 
-use super::host::uses;
+use super::{host::uses, open::external_key};
 use crate::{
     flow::table::NO_FLOW,
     gateway::{Gateway, HostSocket, PortSearch, Work},
@@ -76,7 +76,7 @@ pub fn hold_block<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
 #[inline(always)]
 fn find_block<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G) -> u16 {
     block_key(work);
-    if gateway.binding_hold(&work.binding_key, &mut work.found) {
+    if gateway.binding_hold(&work.binding_key, None, &mut work.found) {
         if work.found.addr == work.source && work.found.rule_print == rule.print {
             return work.found.port;
         }
@@ -103,7 +103,8 @@ fn find_block<G: Gateway + ?Sized>(work: &mut Work, rule: &NatRule, gateway: &G)
     binding.port = first;
     binding.rule = work.source_rule;
     binding.rule_print = rule.print;
-    binding.count = rule.block_size;
+    binding.remote = [0; 16];
+    binding.count = u32::from(rule.block_size);
     binding.refs = 1;
     if !gateway.binding_add(&work.binding_key, &work.found) {
         // Another CPU has made it: the packet is lost, the next one finds it.
@@ -143,7 +144,6 @@ pub fn release_block<G: Gateway + ?Sized>(
 #[inline(always)]
 fn set_block_key(key: &mut BindingKey, addr: &Addr, segment: u16, rule: u16) {
     key.addr = *addr;
-    key.remote = [0; 16];
     key.port = 0;
     key.segment = segment;
     key.proto = 0;
@@ -155,7 +155,6 @@ fn set_block_key(key: &mut BindingKey, addr: &Addr, segment: u16, rule: u16) {
 #[inline(always)]
 fn set_place_key(key: &mut BindingKey, addr: &Addr, first: u16, rule: u16) {
     key.addr = *addr;
-    key.remote = [0; 16];
     key.port = first;
     key.segment = 0;
     key.proto = 0;
@@ -204,7 +203,7 @@ fn report_block<G: Gateway + ?Sized>(
     event.nat_addr = work.found.addr;
     event.nat_port = work.found.port;
     event.rule = work.found.rule;
-    event.count = u32::from(work.found.count);
+    event.count = work.found.count;
     event.segment = segment;
     event.slot = slot;
     gateway.report(&work.event);
@@ -223,6 +222,8 @@ fn try_block<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     found.port = first;
     found.rule = work.source_rule;
     found.refs = 1;
+    found.remote = [0; 16];
+    found.count = 0;
     if search.blocks != 0 && gateway.binding_add(&work.binding_key, &work.found) {
         work.search.found = first;
         return true;
@@ -274,7 +275,7 @@ fn is_own<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
         && work.found.rule_print == work.binding.rule_print
         && work.found.port == work.ip.key.sport
         && work.found.addr == work.ip.key.src
-        && work.found.segment == work.ip.key.segment
+        && work.found.inside == work.at
 }
 
 /// The port of a try: first the packet's own, then the early part of the range from a random place
@@ -336,13 +337,7 @@ fn is_free<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> bool
     if rule.flags & NAT_OWN_ADDRESS != 0 && gateway.host_socket(&work.key) != HostSocket::None {
         return false;
     }
-    work.binding_key = BindingKey {
-        addr: work.source,
-        port,
-        proto: work.ip.key.proto,
-        kind: BindingKind::External as u8,
-        ..BindingKey::default()
-    };
+    external_key(work, port);
     if gateway.find_flow(&work.key) != NO_FLOW {
         return false;
     }
@@ -352,13 +347,12 @@ fn is_free<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> bool
 /// Writes the key of the answers to `work.key`, were `port` the external one.
 #[inline(always)]
 pub fn reply_key(work: &mut Work, port: u16) {
-    work.key = FlowKey {
-        src: work.target,
-        dst: work.source,
-        sport: work.target_port,
-        dport: port,
-        segment: work.out_segment,
-        proto: work.ip.key.proto,
-        reserved: 0,
-    };
+    let key = &mut work.key;
+    key.src = work.target;
+    key.dst = work.source;
+    key.sport = work.target_port;
+    key.dport = port;
+    key.segment = work.out_segment;
+    key.proto = work.ip.key.proto;
+    key.reserved = 0;
 }

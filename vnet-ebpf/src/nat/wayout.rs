@@ -1,9 +1,7 @@
 //! The way out of the gateway: the host's route, the next hop's port.
 
 use vnet_common::{
-    FdbKey, FlowEntry, Mac, PortConf, PortKind,
-    flow::{FLOW_NEIGH, FLOW_STATIC},
-    nat::NatKind,
+    FdbKey, FlowEntry, Mac, NO_SLOT, PortConf, PortKind, flow::FLOW_STATIC, nat::NatKind,
     port::PORT_GATEWAY,
 };
 
@@ -42,11 +40,11 @@ fn slot_of<G: Gateway + ?Sized>(gateway: &G, mac: &Mac, segment: u16) -> u32 {
     }
 }
 
-/// Writes the port and tag that frames for `entry.next_hop` leave by to `entry`, or [`FLOW_NEIGH`].
+/// Writes the port and tag that frames for `entry.next_hop` leave by to `entry`, or [`NO_SLOT`].
 /// `entry.via` is set.
 #[inline(never)]
 pub fn find_port<G: Gateway + ?Sized>(gateway: &G, generation: u32, entry: &mut FlowEntry) {
-    entry.flags |= FLOW_NEIGH;
+    entry.slot = NO_SLOT;
     let Some(via) = gateway.port(generation, entry.via) else {
         return;
     };
@@ -77,7 +75,6 @@ pub fn find_port<G: Gateway + ?Sized>(gateway: &G, generation: u32, entry: &mut 
     let Some(vid) = vid else { return };
     entry.slot = slot;
     entry.vid = vid;
-    entry.flags &= !FLOW_NEIGH;
 }
 
 /// The MTU of an interface under a route's and its network's.
@@ -188,7 +185,6 @@ pub fn renew<G: Gateway + ?Sized>(
         (*pointer).slot = work.forward.slot;
         (*pointer).vid = work.forward.vid;
         (*pointer).mtu = mtu;
-        (*pointer).flags = work.forward.flags;
         (*pointer).resolved_s = now_s;
         (*pointer).epoch = epoch;
         if learn && work.inside {
@@ -196,7 +192,6 @@ pub fn renew<G: Gateway + ?Sized>(
             (*peer).next_hop = plan.frame.src;
             (*peer).slot = plan.port.slot;
             (*peer).vid = plan.frame.tag.vid();
-            (*peer).flags &= !FLOW_NEIGH;
         }
     }
     note_checked(work, mtu, now_s, gateway);
@@ -210,7 +205,7 @@ fn note_checked<G: Gateway + ?Sized>(work: &Work, mtu: u16, now_s: u32, gateway:
     let Some((dst, src)) = ends(entry, &entry.key.dst) else {
         return;
     };
-    if entry.flags & FLOW_NEIGH != 0 {
+    if entry.slot == NO_SLOT {
         return;
     }
     if let Some(checked) = gateway.checked(checked_place(dst)) {

@@ -7,8 +7,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use vnet_common::{
-    Binding, BindingKey, ControlOp, ControlRequest, FlowEntry, FlowTags, FlowTimeouts, NatCounters,
-    SwitchConf,
+    Binding, BindingKey, Contact, ContactKey, ControlOp, ControlRequest, FlowEntry, FlowTags,
+    FlowTimeouts, NatCounters, SwitchConf,
     flow::{FLOW_BUCKET, FLOW_BUSY, FLOW_REPLY, FlowCounters},
 };
 
@@ -136,6 +136,17 @@ pub fn mappings(pins: &Pins) -> Result<(usize, u32)> {
     Ok((map.keys().filter(Result::is_ok).count(), limit))
 }
 
+/// Remote addresses that mappings have beside their first ones, and the most that there can be. Walks
+/// all of them.
+pub fn contacts(pins: &Pins) -> Result<(usize, u32)> {
+    let map = maps::hash::<ContactKey, Contact>(pins, "contacts")?;
+    let limit = maps::data(pins, "contacts")?
+        .info()
+        .context("reading the size of the map of contacts")?
+        .max_entries();
+    Ok((map.keys().filter(Result::is_ok).count(), limit))
+}
+
 /// Bytes that the kernel has taken for the tables of connections and mappings.
 pub fn memory_bytes(pins: &Pins) -> Result<Memory> {
     let of = |name: &str| {
@@ -148,7 +159,7 @@ pub fn memory_bytes(pins: &Pins) -> Result<Memory> {
     };
     Ok(Memory {
         flows: of("flows")? + of("flow_tags")?,
-        bindings: of("bindings")?,
+        bindings: of("bindings")? + of("contacts")?,
     })
 }
 

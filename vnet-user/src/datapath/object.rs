@@ -74,7 +74,7 @@ impl Sizes {
     }
 
     /// Maps whose size depends on the configuration, and their entries.
-    fn maps(&self) -> [(&'static str, u32); 16] {
+    fn maps(&self) -> [(&'static str, u32); 17] {
         [
             ("PORTS", 2 * self.max_ports),
             ("PORT_ALIASES", 2 * self.max_ports),
@@ -90,9 +90,10 @@ impl Sizes {
             ("MAC_ALLOW", 4 * self.max_members()),
             ("FLOWS", self.flow_buckets() * FLOW_BUCKET as u32),
             ("FLOW_TAGS", self.flow_buckets()),
-            // A connection has at most an internal and an external mapping and a contact; blocks
-            // come on top.
-            ("BINDINGS", (4 * self.flow_size).max(4096)),
+            // A connection has at most an internal and an external end of its own, and mostly shares
+            // them. Blocks take theirs from what is left.
+            ("BINDINGS", (2 * self.flow_size).max(4096)),
+            ("CONTACTS", self.flow_size.max(4096)),
             ("PORT_FLOWS", self.max_ports),
         ]
     }

@@ -190,6 +190,7 @@ fn tables(session: &Session, config: &Config, state: &RunState) -> anyhow::Resul
     let pins = session.pins();
     let addresses = maps::array::<u32>(pins, "fdb_count")?.get(&0, 0)?;
     let (mappings, most_mappings) = flows::mappings(pins)?;
+    let (contacts, most_contacts) = flows::contacts(pins)?;
     let table = |name, used: u64, limit: u32, mend| Table {
         name,
         used,
@@ -213,6 +214,12 @@ fn tables(session: &Session, config: &Config, state: &RunState) -> anyhow::Resul
             "mappings",
             mappings as u64,
             most_mappings,
+            "vnet-user set flow_size=N, down and up",
+        ),
+        table(
+            "contacts",
+            contacts as u64,
+            most_contacts,
             "vnet-user set flow_size=N, down and up",
         ),
         table(
