@@ -487,7 +487,6 @@ fn held_by(entry: &FlowEntry, peer: &FlowEntry) -> Vec<Mapping> {
             port: 0,
             segment: entry.key.segment,
             rule: entry.rule,
-            ..external
         });
     }
     held

@@ -80,12 +80,12 @@ const CLSACT_HANDLE: u32 = u32::from_be_bytes(*b"vnet");
 /// Attaches the program of `hook`. Nothing happens when it is attached.
 pub fn attach_tc(pins: &Pins, hook: TcHook, name: &str, ifindex: u32) -> Result<()> {
     let doing = || format!("attaching to TC {} of {name}", hook.name());
+    let (by_tcx, pin) = (kernel::has_tcx()?, hook.pin(pins, ifindex));
+    if by_tcx && pin.exists() {
+        return Ok(());
+    }
     let mut program = object::classifier(pins, hook.program()).with_context(doing)?;
-    if kernel::has_tcx()? {
-        let pin = hook.pin(pins, ifindex);
-        if pin.exists() {
-            return Ok(());
-        }
+    if by_tcx {
         let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         let id = program
             .attach_with_options(name, hook.attach_type(), options)

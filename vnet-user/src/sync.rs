@@ -353,6 +353,14 @@ impl Run<'_> {
     }
 
     fn carry_out(&mut self, plan: &Plan, config: &Config) -> Result<(), Error> {
+        let fresh = plan
+            .ports
+            .iter()
+            .filter(|p| !self.state.ports.contains_key(&p.name))
+            .count();
+        // Somebody waits for the one that the daemon adopts.
+        let many = if self.session.adopts() { 1 } else { MANY_PORTS };
+        let _short = (fresh >= many).then(ShortGracePeriods::begin);
         // An uplink that leaves goes first: to the new tables its frames would be nobody's, and
         // they are the host's.
         self.release_others(plan, |run| run.kind == Role::Uplink.name())?;
@@ -362,12 +370,6 @@ impl Run<'_> {
         // Before any port is attached: an uplink that does not know the host's own address would
         // flood what is for the host.
         self.settle_fdb(&plan.image)?;
-        let fresh = plan
-            .ports
-            .iter()
-            .filter(|p| !self.state.ports.contains_key(&p.name))
-            .count();
-        let _short = (fresh >= MANY_PORTS).then(ShortGracePeriods::begin);
         // Before the first port comes, or after the last one is open.
         let closed = is_closed(config);
         if closed {
@@ -568,8 +570,13 @@ impl Run<'_> {
     fn close(&mut self, plan: &Plan, closed: bool) -> Result<(), Error> {
         let mut links = Vec::new();
         for wanted in plan.ports.iter().filter(|wanted| wanted.member) {
-            // Read again: it has just become a member.
-            let Some(link) = self.links.by_index(wanted.link.index)? else {
+            // Read again where it has just become a member.
+            let known = Some(&wanted.link).filter(|link| link.bridge_port.is_some());
+            let link = match known {
+                Some(link) => Some(link.clone()),
+                None => self.links.by_index(wanted.link.index)?,
+            };
+            let Some(link) = link else {
                 continue;
             };
             if let Some(run) = self.state.ports.get_mut(&wanted.name) {

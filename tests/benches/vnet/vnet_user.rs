@@ -6,7 +6,7 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
@@ -50,14 +50,31 @@ impl VnetUser {
     /// Runs it with the words of `words`; gives the time that it took.
     pub fn run(&self, words: &str) -> Result<Duration> {
         let began = Instant::now();
-        output(
-            Command::new(&self.binary)
-                .args(["--quiet", "--switch", &self.switch, "--netns", &self.netns])
-                .args(["--config-dir", CONFIG_DIR])
-                .args(words.split_whitespace()),
-        )
-        .with_context(|| format!("vnet-user {words}"))?;
+        output(&mut self.command(words)).with_context(|| format!("vnet-user {words}"))?;
         Ok(began.elapsed())
+    }
+
+    /// Starts it with the words of `words`, to run on.
+    pub fn start(&self, words: &str) -> Result<Child> {
+        let mut command = self.command(words);
+        command
+            .spawn()
+            .with_context(|| format!("starting vnet-user {words}"))
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        let run_dir = env::var_os("VNET_RUN_DIR").map_or_else(|| "/run/vnet".into(), PathBuf::from);
+        run_dir.join(format!("{}.sock", self.switch))
+    }
+
+    fn command(&self, words: &str) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["--quiet", "--switch", &self.switch, "--netns", &self.netns])
+            .args(["--config-dir", CONFIG_DIR])
+            .args(words.split_whitespace());
+        command
     }
 
     /// Writes ports into the document, as one would by hand; the next `up` takes them over.

@@ -61,6 +61,11 @@ impl<V: Pod> Batch<V> {
         })
     }
 
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.entries
+    }
+
     /// Writes `values` from the index `first` on.
     ///
     /// # Errors

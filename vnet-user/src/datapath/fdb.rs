@@ -5,15 +5,19 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use vnet_common::{ControlOp, ControlRequest, FdbBucket, FdbEntry, Mac};
 
-use super::{control::Control, maps, pins::Pins};
+use super::{batch::Batch, control::Control, pins::Pins};
 
 /// Every entry.
 pub fn read(pins: &Pins) -> Result<Vec<FdbEntry>> {
-    let map = maps::array::<FdbBucket>(pins, "fdb")?;
+    /// Buckets read at once.
+    const AT_ONCE: usize = 4096;
+    let map = Batch::<FdbBucket>::open(pins, "fdb")?;
     let mut entries = Vec::new();
-    for index in 0..map.len() {
-        let bucket = map.get(&index, 0).context("reading the FDB")?;
-        entries.extend(bucket.entries.iter().filter(|e| e.key().word != 0));
+    for first in (0..map.len()).step_by(AT_ONCE) {
+        let count = AT_ONCE.min(map.len() - first);
+        for bucket in map.read(first as u32, count)? {
+            entries.extend(bucket.entries.iter().filter(|e| e.key().word != 0));
+        }
     }
     Ok(entries)
 }

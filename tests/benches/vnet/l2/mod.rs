@@ -1,5 +1,6 @@
 //! The switch.
 
+mod adopt;
 mod rates;
 mod scaling;
 mod tcp;
@@ -44,6 +45,8 @@ enum Part {
     Tcp,
     /// Time of `up` and memory
     Up,
+    /// Time until the daemon has made an interface a port
+    Adopt,
 }
 
 impl Options {
@@ -69,6 +72,7 @@ struct Results {
     scaling: Option<scaling::Scaling>,
     tcp: Option<tcp::Tcp>,
     up: Option<up::Up>,
+    adopt: Option<adopt::Adopt>,
     aims: Vec<Aim>,
 }
 
@@ -81,6 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
         scaling: None,
         tcp: None,
         up: None,
+        adopt: None,
         aims: Vec::new(),
     };
     if options.measures(Part::Rates) {
@@ -105,6 +110,12 @@ pub fn run(options: &Options) -> Result<()> {
         up.print();
         results.aims.extend(up.aims());
         results.up = Some(up);
+    }
+    if options.measures(Part::Adopt) {
+        let adopt = adopt::run(options)?;
+        adopt.print();
+        results.aims.extend(adopt.aims());
+        results.adopt = Some(adopt);
     }
     if !results.aims.is_empty() {
         report::print_aims(&results.aims);
