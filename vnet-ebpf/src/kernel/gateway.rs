@@ -420,7 +420,7 @@ fn hold_contact(key: &ContactKey) -> bool {
             }
         }
     }
-    CONTACTS.insert(key, &Contact { refs: 1 }, NO_EXIST).is_ok()
+    CONTACTS.insert(key, Contact { refs: 1 }, NO_EXIST).is_ok()
 }
 
 /// Gives back a hold of a contact.
