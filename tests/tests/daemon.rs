@@ -288,6 +288,71 @@ fn a_new_daemon_takes_back_what_is_due() {
     assert!(!has_blue(&host), "before anything else");
 }
 
+/// Said again, it is neither put off nor kept.
+#[test]
+fn what_waits_goes_on_waiting() {
+    let host = Host::new();
+    let daemon = host.daemon();
+    let tap = Tap::create(&host, "tap1");
+    let text = format!("{BLUE}[[port]]\nname = 'tap1'\n");
+    let apply = format!(
+        "config apply {} --confirm 6",
+        document(&host, "blue.toml", &text).display()
+    );
+    host.vnet(&apply);
+    drop(tap);
+    host.ip("link add other type bridge");
+    host.foreign_bridge("other");
+    host.ip("link set tap1 nomaster");
+    host.ip("link set tap1 master other");
+    assert_ne!(host.try_vnet(&apply).code, 0, "the port is somebody else's");
+    host.ip("link set tap1 nomaster");
+    daemon.wait_said("not confirmed in time");
+    assert!(!has_blue(&host));
+    host.ip("link del other");
+}
+
+/// The members of a bridge that was there before are ports again after `down` and `up`.
+#[test]
+fn an_adopted_bridge_is_adopted_again() {
+    let host = Host::new();
+    let vms = [1, 2].map(|number| host.vm(number));
+    host.ip(&format!("link add {} type bridge", host.switch()));
+    host.foreign_bridge(host.switch());
+    host.ip(&format!("link set {} up", host.switch()));
+    for vm in &vms {
+        host.ip(&format!("link set {} master {}", vm.port(), host.switch()));
+    }
+    let _daemon = host.daemon();
+    for _ in 0..2 {
+        for vm in &vms {
+            wait_attached(&host, vm.port());
+        }
+        assert!(reaches(vms[0].netns(), v4(2)));
+        host.vnet("down");
+        assert!(reaches(vms[0].netns(), v4(2)), "by the plain bridge");
+        host.vnet("up");
+    }
+    host.vnet("down");
+    host.ip(&format!("link del {}", host.switch()));
+}
+
+/// One that cannot be a port keeps nobody else from being one, and the daemon from nothing.
+#[test]
+fn what_cannot_be_adopted_stops_nobody() {
+    let host = host_with("schema = 1\n[[profile]]\nname = 'all'\nmatch = { name = '*' }\n");
+    host.ip("link add other type bridge");
+    host.foreign_bridge("other");
+    let vm = host.vm(1);
+    let daemon = host.daemon();
+    wait_attached(&host, vm.port());
+    let late = host.vm(2);
+    wait_attached(&host, late.port());
+    assert!(reaches(vm.netns(), v4(2)));
+    daemon.wait_said("other is not adopted");
+    host.ip("link del other");
+}
+
 /// A document that is refused is not pending either.
 #[test]
 fn what_is_refused_is_not_waited_for() {
@@ -364,7 +429,6 @@ fn requests_are_bounded() {
         answer
     };
     assert!(ask(b"{}\n").contains("reading a request"));
-    assert!(ask(b"\"look\"\n").contains("\"code\":0"));
     let config_dir = host.config_dir();
     let config_dir = config_dir.to_str().unwrap();
     let place = [
@@ -375,6 +439,9 @@ fn requests_are_bounded() {
         "--bpffs",
         BPFFS,
     ];
+    let look = |place: &[&str]| ask(format!("{{\"look\":{{\"place\":{place:?}}}}}\n").as_bytes());
+    assert!(look(&place).contains("\"code\":0"));
+    assert!(!look(&place[..2]).contains("\"code\":0"));
     let run = |args: &str| {
         let line = format!("{{\"run\":{{\"place\":{place:?},\"args\":[{args}]}}}}\n");
         ask(line.as_bytes())

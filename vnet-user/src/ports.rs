@@ -223,7 +223,8 @@ pub struct Steps {
 /// [`release`] can undo it, or as much of it as came to be.
 pub fn intend(wanted: &Wanted, run: &mut PortRun) -> Steps {
     let link = &wanted.link;
-    let fresh = run.hooks.is_empty();
+    let fresh = run.hooks.is_empty() || run.begun;
+    run.begun = fresh;
     for hook in wanted.hooks() {
         if !run.hooks.iter().any(|known| known == hook.name()) {
             run.hooks.push(hook.name().into());

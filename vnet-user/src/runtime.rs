@@ -12,6 +12,7 @@ use vnet_common::{ControlRequest, fdb::FDB_LOCAL};
 
 use crate::cli::Global;
 use crate::config::{Config, MacAddr, Port, Store};
+use crate::daemon::protocol;
 use crate::datapath::{control::Control, fdb, pins::Pins};
 use crate::error::{Doing as _, Error};
 use crate::host::{Links, kernel, netns, privileges};
@@ -28,6 +29,8 @@ pub struct Session {
     pins: Pins,
     state: Option<RunState>,
     adopts: bool,
+    /// As the daemon knows it.
+    place: Vec<String>,
     present: OnceCell<BTreeMap<String, u32>>,
 }
 
@@ -95,6 +98,11 @@ impl Session {
             pins,
             state: None,
             adopts: false,
+            place: global
+                .words()
+                .iter()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
             present: OnceCell::new(),
         };
         session.reload()?;
@@ -129,9 +137,22 @@ impl Session {
         &self.store
     }
 
-    /// From now on interfaces that are found become ports: what the daemon does.
-    pub fn adopt(&mut self) {
-        self.adopts = true;
+    /// Whether interfaces that are found become ports from now on, as the daemon has it.
+    pub fn adopt(&mut self, adopts: bool) {
+        self.adopts = adopts;
+    }
+
+    /// Does not wait long for the switch's lock any more: who cannot have it has other things to do.
+    pub fn be_impatient(&mut self) {
+        self.store = self.store.clone().impatient();
+    }
+
+    /// Has the daemon look at what changed.
+    ///
+    /// # Errors
+    /// None serves this switch.
+    pub fn poke_daemon(&self) -> io::Result<()> {
+        protocol::poke(&self.run_dir, &self.switch, &self.place)
     }
 
     /// Whether interfaces that are found become ports.

@@ -58,6 +58,8 @@ pub struct PortRun {
     pub kind: String,
     /// A member of the switch device.
     pub member: bool,
+    /// Making it a port has begun and did not end.
+    pub begun: bool,
     /// vnet made it a member.
     pub enslaved: bool,
     /// vnet set it up.

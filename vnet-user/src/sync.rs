@@ -49,8 +49,12 @@ pub fn sync(
         tries += 1;
         let plan = match run.plan(new) {
             Ok(plan) => plan,
-            Err(error) => {
+            Err(error) if tries == 1 => {
                 run.unmake_gateways(&before);
+                return Err(error);
+            }
+            Err(error) => {
+                run.undo(&before, old);
                 return Err(error);
             }
         };
@@ -58,7 +62,7 @@ pub fn sync(
             break;
         };
         // Interfaces of VMs come and go as they like.
-        if tries == TRIES || !plan.has_lost_one(&links)? {
+        if tries == TRIES || !plan.has_lost_one(&links).unwrap_or(false) {
             run.undo(&before, old);
             return Err(error);
         }
@@ -161,7 +165,12 @@ impl Plan {
                 Role::Device | Role::Gateway => false,
             };
             if role == Role::Uplink {
-                let plan = ports::plan_xdp(&link, config.mode, links, &mut peers)?;
+                // Nobody asked for XDP on one that was found.
+                let mode = match adopted.contains_key(&port.name) {
+                    true if config.mode == Mode::Xdp => Mode::Auto,
+                    _ => config.mode,
+                };
+                let plan = ports::plan_xdp(&link, mode, links, &mut peers)?;
                 xdp.insert(port.name.clone(), plan);
             }
             let target = ports::target(role, &link, config.mode, links, &mut peers);
@@ -217,6 +226,11 @@ fn adopt(
             known.is_some_and(|known| known.ifindex == one.ifindex)
         });
     }
+    // What has its place keeps it.
+    found.sort_by_key(|one| {
+        let known = state.adopted.get(&one.port.name);
+        known.is_none_or(|known| known.ifindex != one.ifindex)
+    });
     let room = state.sizes.max_ports;
     let (config, found, warning) = adopt::extended(config, session.switch(), room, &found);
     warnings.extend(warning);
@@ -399,8 +413,9 @@ impl Run<'_> {
             return Ok(());
         };
         if !closed {
-            if let Some((filtering, pvid)) = self.state.vlans_before.take() {
+            if let Some((filtering, pvid)) = self.state.vlans_before {
                 self.links.set_bridge_vlans(index, filtering, pvid)?;
+                self.state.vlans_before = None;
             }
             return Ok(());
         }
@@ -541,6 +556,9 @@ impl Run<'_> {
         if self.state.image == print {
             return Ok(());
         }
+        // Whatever ends this process, nobody takes the tables for what they were.
+        self.state.image.clear();
+        self.save()?;
         publish::publish(self.session.pins(), &self.state.sizes, image)?;
         self.state.image = print;
         Ok(())
@@ -556,11 +574,16 @@ impl Run<'_> {
         let pins = self.session.pins();
         ports::attach(pins, self.links, &plan.device, wanted, steps)
             .with_context(|| format!("attaching the port {}", wanted.name))?;
-        let (Some(xdp), Some(run)) = (
-            plan.xdp.get(&wanted.name),
-            self.state.ports.get_mut(&wanted.name),
-        ) else {
+        let Some(run) = self.state.ports.get_mut(&wanted.name) else {
             return Ok(());
+        };
+        run.begun = false;
+        let Some(xdp) = plan.xdp.get(&wanted.name) else {
+            return Ok(());
+        };
+        let mode = match plan.adopted.contains_key(&wanted.name) {
+            true if mode == Mode::Xdp => Mode::Auto,
+            _ => mode,
         };
         let warnings = ports::apply_xdp(pins, &wanted.link, mode, xdp, run)?;
         self.warnings.extend(warnings);

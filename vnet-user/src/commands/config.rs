@@ -11,9 +11,7 @@ use crate::config::{
     Checkpoint, Edited, Source,
     diff::{self, Change},
 };
-use crate::daemon::protocol::{self, Request};
 use crate::error::{Doing as _, Error, ExitCode};
-use crate::host::privileges;
 use crate::output::{Listing, Output, print};
 use crate::runtime::Session;
 
@@ -92,15 +90,20 @@ fn apply(session: &mut Session, output: &Output, args: &ApplyArgs) -> Result<(),
     if args.confirm.is_some() {
         ask_daemon(session, &doing)?;
     }
-    let applied = replace(session, output, &doing, &source, args.confirm);
-    if args.confirm.is_some() {
-        // Failed or not: it looks at how long it has to wait.
-        ask_daemon(session, &doing)?;
+    replace(session, output, &doing, &source, args.confirm)?;
+    if args.confirm.is_none() {
+        return Ok(());
     }
-    applied?;
-    if let (Some(seconds), Some(_)) = (args.confirm, session.store().pending()?) {
+    // It looks at how long it has to wait. One that went meanwhile cannot take it back.
+    if let Err(error) = ask_daemon(session, &doing) {
+        let store = session.store().clone();
+        store.revert(&doing, false, |old, new| session.sync(old, new))?;
+        return Err(error);
+    }
+    if let Some(pending) = session.store().pending()? {
         output.note(&format!(
-            "taken back in {seconds} s unless `vnet-user --switch {} config confirm` comes before",
+            "taken back in {} s unless `vnet-user --switch {} config confirm` comes before",
+            pending.left_s(),
             session.switch()
         ));
     }
@@ -110,30 +113,27 @@ fn apply(session: &mut Session, output: &Output, args: &ApplyArgs) -> Result<(),
 /// What is applied until it is confirmed is taken back by the daemon: no other process is sure to be
 /// there when the time comes.
 fn ask_daemon(session: &Session, doing: &str) -> Result<(), Error> {
-    protocol::ask(session.run_dir(), session.switch(), &Request::Look)
-        .map(|_| ())
-        .map_err(|error| {
-            let why = match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                    "only the daemon can take it back, and none runs".into()
-                }
-                _ => format!("only the daemon can take it back, and it does not answer: {error}"),
-            };
-            Error::new(doing, why)
-                .code(ExitCode::NotUp)
-                .mend("start the daemon (vnet-user daemon), or apply it without --confirm")
-        })
+    session.poke_daemon().map_err(|error| {
+        let why = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                "only the daemon can take it back, and none runs".into()
+            }
+            _ => format!("only the daemon can take it back, and it does not answer: {error}"),
+        };
+        Error::new(doing, why)
+            .code(ExitCode::NotUp)
+            .mend("start the daemon (vnet-user daemon), or apply it without --confirm")
+    })
 }
 
 /// Keeps what was applied. It needs no daemon: where none runs, none takes it back.
 fn confirm(session: &Session, output: &Output) -> Result<(), Error> {
     let doing = "confirming what was applied";
-    privileges::check(doing)?;
     if !session.store().confirm()? {
         return Err(Error::new(doing, "nothing waits to be confirmed")
             .mend("vnet-user config list shows what was taken back or replaced"));
     }
-    let _ = protocol::ask(session.run_dir(), session.switch(), &Request::Look);
+    let _ = session.poke_daemon();
     output.note("it stays");
     Ok(())
 }

@@ -24,7 +24,6 @@ mod up;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Edited, Invalid, SETTING_KEYS};
-use crate::daemon::protocol::{self, Request};
 use crate::error::{Error, ExitCode};
 use crate::output::Output;
 use crate::runtime::Session;
@@ -89,7 +88,7 @@ fn edit(
 fn tell(session: &Session, output: &Output, edited: &Edited) {
     if edited.changed() {
         // What it watches for is perhaps something else now. Where none runs, nobody has to know.
-        let _ = protocol::ask(session.run_dir(), session.switch(), &Request::Look);
+        let _ = session.poke_daemon();
     }
     for warning in &edited.warnings {
         output.warn(warning);

@@ -27,6 +27,7 @@ pub struct Store {
     lock: PathBuf,
     checkpoints: Checkpoints,
     pending: PendingFile,
+    patience: Duration,
 }
 
 /// The switch's lock, held until dropped. Whoever changes the document or the kernel's tables
@@ -66,7 +67,15 @@ impl Store {
             lock: run_dir.join(format!("{switch}.lock")),
             checkpoints: Checkpoints::new(state_dir.join(format!("{switch}.checkpoints"))),
             pending: PendingFile::new(state_dir.join(format!("{switch}.pending"))),
+            patience: LOCK_PATIENCE,
         }
+    }
+
+    /// The same store, for a process that has other things to do than to wait.
+    #[must_use]
+    pub fn impatient(mut self) -> Self {
+        self.patience = Duration::from_secs(3);
+        self
     }
 
     /// The document's path.
@@ -95,7 +104,7 @@ impl Store {
     /// # Errors
     /// Another command held it all the time, or the file cannot be made.
     pub fn lock(&self) -> Result<Lock, Error> {
-        self.lock_within(LOCK_PATIENCE)
+        self.lock_within(self.patience)
     }
 
     /// Changes the document and the kernel together: lock, load, edit, validate, write the new
@@ -159,15 +168,17 @@ impl Store {
         let _lock = self.lock()?;
         let _held = Held::begin();
         let before = self.source()?.map(|before| before.text);
+        let mut noted = false;
         if before.as_ref() != Some(&source.text) {
             self.refuse_pending(doing)?;
             if let Some(seconds) = confirm_s {
                 // First, so that there is no moment in which nobody would take it back.
                 self.pending.save(&Pending::new(seconds, before)?)?;
+                noted = true;
             }
         }
         let replaced = self.put(doing, source, old_matters, sync);
-        if replaced.is_err() && confirm_s.is_some() {
+        if replaced.is_err() && noted {
             self.pending.remove()?;
         }
         replaced

@@ -4,21 +4,18 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use super::protocol::{self, Request};
+use super::protocol::{self, COMMAND_LIMIT, PATIENCE, Request, SERVED};
 use super::roles;
 use crate::cli::{Cli, Command, ConfigCommand};
 use crate::config::Source;
-use crate::error::Error;
+use crate::error::{Doing as _, Error};
 use crate::host::privileges;
-
-/// Set for commands that the daemon runs: it is not asked again.
-pub(super) const SERVED: &str = "VNET_SERVED";
 
 /// Has the daemon run the command, where this process lacks the privileges and the daemon takes such
 /// commands. Returns the exit code; `None` when the command is this process's own.
 ///
 /// # Errors
-/// What the command reads cannot be read.
+/// What the command reads cannot be read, or the daemon does not answer.
 pub fn leave(cli: &Cli) -> Result<Option<u8>, Error> {
     if std::env::var_os(SERVED).is_some() || privileges::check("asking").is_ok() {
         return Ok(None);
@@ -47,18 +44,17 @@ pub fn leave(cli: &Cli) -> Result<Option<u8>, Error> {
         return Ok(None);
     }
     let (run_dir, switch) = (cli.global.run_dir(), cli.global.switch.as_str());
-    if !protocol::socket(&run_dir, switch).exists() {
+    // Without one, or not for this user, the command itself says what is missing.
+    let Ok(stream) = protocol::connect(&run_dir, switch) else {
         return Ok(None);
-    }
+    };
     let input = match file {
         Some(file) => Source::open(file)?.text,
         None => String::new(),
     };
     let request = Request::Run { place, args, input };
-    let Ok(answer) = protocol::ask(&run_dir, switch, &request) else {
-        // Not for this user, or no daemon any more: the command itself says what is missing.
-        return Ok(None);
-    };
+    let answer = protocol::ask(stream, &request, COMMAND_LIMIT + PATIENCE)
+        .doing(|| "having the daemon run this command".into())?;
     eprint!("{}", answer.stderr);
     let _ = io::stdout().write_all(answer.stdout.as_bytes());
     Ok(Some(answer.code))

@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::cli::Global;
-use crate::config::Edited;
+use crate::config::{Config, Edited};
 use crate::datapath::publish;
 use crate::error::{Doing as _, Error};
 use crate::host::monitor::{Monitor, News};
@@ -59,6 +59,8 @@ struct Daemon<'a> {
     retry: Option<(Instant, Duration)>,
     /// When cached decisions were last changed for routes and neighbours, and whether they are due.
     ways: (Instant, bool),
+    /// When what could not be taken back is tried again.
+    revert_after: Instant,
 }
 
 impl Daemon<'_> {
@@ -73,12 +75,14 @@ impl Daemon<'_> {
         let mut interrupt = signal(SignalKind::interrupt()).doing(doing)?;
         let mut hangup = signal(SignalKind::hangup()).doing(doing)?;
         lifecycle::check_host(session)?;
-        session.adopt();
+        session.adopt(true);
+        session.be_impatient();
         let mut daemon = Daemon {
             watch: Watch::default(),
             session,
             retry: None,
             ways: (Instant::now(), false),
+            revert_after: Instant::now(),
         };
         daemon.begin()?;
         let server = Server::bind(daemon.session.run_dir(), daemon.session.switch(), global)?;
@@ -95,8 +99,8 @@ impl Daemon<'_> {
                     daemon.hear(news.doing(|| "reading the kernel's news".into())?);
                 }
                 accepted = server.accept() => server.answer(accepted),
-                () = server.poked() => daemon.hear(News::ALL),
-                _ = hangup.recv() => daemon.hear(News::ALL),
+                () = server.poked() => daemon.look(),
+                _ = hangup.recv() => daemon.look(),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 () = sleep_until(daemon.next()) => {}
@@ -116,22 +120,45 @@ impl Daemon<'_> {
         // What nobody confirmed before the host or the daemon went goes first.
         self.revert_due();
         let doing = format!("bringing up the switch {}", self.session.switch());
+        // Nothing has been dealt with yet: what there is now is looked at once more afterwards.
+        match self.edit(&doing, lifecycle::up) {
+            Ok(edited) => self.settle(None, &edited),
+            Err(error) => {
+                // Those that have been ports before do not wait for one that cannot be.
+                self.session.adopt(false);
+                let edited = self.edit(&doing, lifecycle::up);
+                self.session.adopt(true);
+                self.settle(None, &edited?);
+                self.try_again(&error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a change that leaves the document as it is.
+    fn edit(
+        &mut self,
+        doing: &str,
+        sync: impl FnOnce(&mut Session, &Config, &Config) -> Result<Vec<String>, Error>,
+    ) -> Result<Edited, Error> {
         let store = self.session.store().clone();
         let session = &mut *self.session;
-        // Nothing has been dealt with yet: what there is now is looked at once more afterwards.
-        let edited = store.edit(
-            &doing,
-            |_| Ok(()),
-            |old, new| lifecycle::up(session, old, new),
-        )?;
-        self.settle(None, &edited);
-        Ok(())
+        store.edit(doing, |_| Ok(()), |old, new| sync(session, old, new))
+    }
+
+    /// Acts on what somebody says to have changed, who has perhaps mended what failed.
+    fn look(&mut self) {
+        self.retry = None;
+        self.hear(News::ALL);
     }
 
     /// Acts on what changed.
     fn hear(&mut self, news: News) {
-        self.ways.1 |= news.ways;
-        if news.addresses || (news.links && self.watch.has_changed(self.session)) {
+        let links = news.links && self.watch.has_changed(self.session);
+        // An MTU is no part of the tables, but of what was decided.
+        self.ways.1 |= news.ways || links;
+        // What failed has its time: it makes news by itself.
+        if (news.addresses || links) && self.retry.is_none() {
             self.sync();
         }
     }
@@ -142,17 +169,26 @@ impl Daemon<'_> {
             "following changes on the host, for {}",
             self.session.switch()
         );
-        let store = self.session.store().clone();
         let seen = self.watch.look(self.session);
-        let session = &mut *self.session;
         let begun = Instant::now();
-        match store.edit(&doing, |_| Ok(()), |old, new| session.sync(old, new)) {
+        match self.edit(&doing, Session::sync) {
             Ok(edited) => {
                 self.retry = None;
                 self.settle(seen, &edited);
                 log::debug!("{doing}: {} us", begun.elapsed().as_micros());
             }
-            Err(error) => self.try_again(&error),
+            Err(error) => {
+                // Those that have been ports before do not wait for one that cannot be.
+                self.session.adopt(false);
+                let without = self.edit(&doing, Session::sync);
+                self.session.adopt(true);
+                if let Err(also) = without
+                    && also != error
+                {
+                    log::error!("{also}");
+                }
+                self.try_again(&error);
+            }
         }
     }
 
@@ -188,10 +224,8 @@ impl Daemon<'_> {
     fn next(&self) -> Option<Instant> {
         let now = Instant::now();
         let pending = self.session.store().pending().ok().flatten();
-        let confirm = pending.map(|pending| {
-            // A time that is over has been tried just now, in vain.
-            now + Duration::from_secs(pending.left_s()).max(RETRY_FIRST)
-        });
+        let confirm = pending
+            .map(|pending| (now + Duration::from_secs(pending.left_s())).max(self.revert_after));
         let ways = self.ways.1.then_some(self.ways.0 + WAYS_PAUSE);
         let retry = self.retry.map(|(at, _)| at);
         [retry, ways, confirm].into_iter().flatten().min()
@@ -216,7 +250,7 @@ impl Daemon<'_> {
     fn revert_due(&mut self) {
         let store = self.session.store().clone();
         match store.pending() {
-            Ok(Some(pending)) if pending.left_s() == 0 => {}
+            Ok(Some(pending)) if pending.left_s() == 0 && self.revert_after <= Instant::now() => {}
             Ok(_) => return,
             Err(error) => return log::error!("{error}"),
         }
@@ -233,7 +267,10 @@ impl Daemon<'_> {
                 self.settle(None, &edited);
             }
             Ok(None) => {}
-            Err(error) => log::error!("{error}"),
+            Err(error) => {
+                log::error!("{error}; tried again in {} s", RETRY_LAST.as_secs());
+                self.revert_after = Instant::now() + RETRY_LAST;
+            }
         }
     }
 }

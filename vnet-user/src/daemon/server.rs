@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use clap::Parser as _;
 use nix::unistd::Group;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
@@ -38,6 +40,14 @@ struct Shared {
     /// Somebody asked it to look.
     poked: Notify,
     places: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// Whether `place` is what this daemon serves.
+    fn is_here(&self, place: &[String]) -> bool {
+        let own = self.global.words();
+        own.iter().eq(place.iter().map(OsStr::new))
+    }
 }
 
 impl Server {
@@ -119,10 +129,11 @@ async fn serve(shared: &Shared, stream: UnixStream) -> io::Result<()> {
     let mut bounded = BufReader::new(read.take(REQUEST_MAX));
     timeout(PATIENCE, bounded.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
-        Ok(Request::Look) => {
+        Ok(Request::Look { place }) if shared.is_here(&place) => {
             shared.poked.notify_one();
             said(0, "")
         }
+        Ok(Request::Look { .. }) => elsewhere("look"),
         Ok(Request::Run { place, args, input }) => run(shared, peer, &place, args, input).await,
         Err(error) => said(2, &format!("error: reading a request: {error}\n")),
     };
@@ -139,6 +150,11 @@ fn said(code: u8, stderr: &str) -> Answer {
     }
 }
 
+fn elsewhere(line: &str) -> Answer {
+    let why = "the daemon serves one switch, in its own place";
+    refused(line, why, "sudo vnet-user")
+}
+
 /// Runs a command for `peer`, if they may.
 async fn run(
     shared: &Shared,
@@ -147,12 +163,7 @@ async fn run(
     args: Vec<String>,
     input: String,
 ) -> Answer {
-    let elsewhere = |line: &str| {
-        let why = "the daemon serves one switch, in its own place";
-        refused(line, why, "sudo vnet-user")
-    };
-    let own = shared.global.words();
-    if !own.iter().eq(place.iter().map(OsStr::new)) {
+    if !shared.is_here(place) {
         return elsewhere(&args.join(" "));
     }
     let mut words = vec!["vnet-user".into()];
@@ -164,7 +175,7 @@ async fn run(
     };
     let line = args.join(" ");
     // Named among the other words they would count, too.
-    if cli.global.words() != own {
+    if cli.global.words() != shared.global.words() {
         return elsewhere(&line);
     }
     let Some(needed) = roles::needed(&cli.command) else {
@@ -182,7 +193,7 @@ async fn run(
             "become a member of the group vnet-admin, or sudo vnet-user",
         );
     }
-    let answer = match timeout(COMMAND_LIMIT, child(&words[1..], input)).await {
+    let answer = match timeout(COMMAND_LIMIT, child(&words[1..], input, needed)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => said(1, &format!("error: running {line}: {error}\n")),
         Err(_) => said(
@@ -194,6 +205,7 @@ async fn run(
         ),
     };
     if needed == Role::Write {
+        shared.poked.notify_one();
         log::info!(
             "audit: uid {} (pid {}): {line}: exit code {}",
             peer.uid,
@@ -212,14 +224,15 @@ fn refused(line: &str, why: &str, mend: &str) -> Answer {
 }
 
 /// Runs this very program with `args`.
-async fn child(args: &[OsString], input: String) -> io::Result<Answer> {
+async fn child(args: &[OsString], input: String, role: Role) -> io::Result<Answer> {
     let mut child = tokio::process::Command::new("/proc/self/exe")
         .args(args)
-        .env(super::client::SERVED, "1")
+        .env(super::protocol::SERVED, "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
+        // Nobody waits for what only looks; a change must not be left half done.
+        .kill_on_drop(role == Role::Read)
         .spawn()?;
     let mut stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
     let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
@@ -228,14 +241,7 @@ async fn child(args: &[OsString], input: String) -> io::Result<Answer> {
         // A command that does not read ends the pipe.
         let _ = stdin.write_all(input.as_bytes()).await;
     };
-    let read = async |pipe: &mut (dyn tokio::io::AsyncRead + Unpin)| {
-        let mut text = Vec::new();
-        // Half of what an answer may have, as JSON needs more than the text.
-        pipe.take(ANSWER_MAX / 4).read_to_end(&mut text).await?;
-        io::Result::Ok(String::from_utf8_lossy(&text).into_owned())
-    };
-    let (mut stdout, mut stderr) = (stdout, stderr);
-    let ((), stdout, stderr) = tokio::join!(feed, read(&mut stdout), read(&mut stderr));
+    let ((), stdout, stderr) = tokio::join!(feed, text_of(stdout), text_of(stderr));
     let status = child.wait().await?;
     Ok(Answer {
         code: status
@@ -245,4 +251,16 @@ async fn child(args: &[OsString], input: String) -> io::Result<Answer> {
         stdout: stdout?,
         stderr: stderr?,
     })
+}
+
+/// What comes by a pipe, which is closed then. Half of what an answer may have in all, and of that half
+/// again, as JSON needs more than the text.
+async fn text_of(mut pipe: impl AsyncRead + Unpin) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let most = ANSWER_MAX / 4;
+    (&mut pipe).take(most).read_to_end(&mut bytes).await?;
+    if bytes.len() as u64 == most {
+        return Err(io::Error::other("it prints too much to be sent"));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

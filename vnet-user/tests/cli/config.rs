@@ -320,11 +320,11 @@ fn what_needs_the_daemon_ends_with_3() {
     let file = switch.file("other.toml", "schema = 1\n");
     insta::assert_snapshot!(switch.refused(&format!("config apply {file} --confirm 120")), @"
     3: error: applying [DIR]/other.toml: only the daemon can take it back, and none runs
-      mend: apply it without --confirm: `vnet-user config rollback` takes it back
+      mend: start the daemon (vnet-user daemon), or apply it without --confirm
     ");
     insta::assert_snapshot!(switch.refused("config confirm"), @"
-    3: error: confirming what was applied: only the daemon can take it back, and none runs
-      mend: what `config apply` applied without --confirm stays
+    1: error: confirming what was applied: nothing waits to be confirmed
+      mend: vnet-user config list shows what was taken back or replaced
     ");
     assert!(
         switch

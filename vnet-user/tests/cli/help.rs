@@ -25,6 +25,7 @@ fn the_commands() {
       stats        Show traffic counters and drops by reason
       events       Show what the datapath reports: addresses learned, moved and aged, limits reached
       doctor       Look for what keeps the switch from working, and say what to do about it
+      daemon       Bring the switch up, stay in the foreground and make interfaces ports as they come
       completions  Print a completion script
       man          Write manual pages, one a command
       help         Print this message or the help of the given subcommand(s)
