@@ -303,7 +303,7 @@ fn what_waits_goes_on_waiting() {
     drop(tap);
     host.ip("link add other type bridge");
     host.foreign_bridge("other");
-    host.ip("link set tap1 nomaster");
+    // At once: the daemon would take one back that is in no bridge.
     host.ip("link set tap1 master other");
     assert_ne!(host.try_vnet(&apply).code, 0, "the port is somebody else's");
     host.ip("link set tap1 nomaster");
