@@ -33,7 +33,7 @@ pub use self::{
         is_inside,
     },
     rows::{FlowRow, RuleRow},
-    sniffer::Sniffer,
+    sniffer::{Outside, Sniffer},
     sockets::{any, cut_into, dont_fragment, raw, tcp_connect, tcp_listener, udp},
     stun::{Behaviour, Responder, Scope, behaviour},
 };

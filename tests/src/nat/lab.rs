@@ -3,15 +3,15 @@
 use std::{
     net::{IpAddr, SocketAddr},
     ops::Deref,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
 use xtask::netns::Netns;
 
 use super::{
-    Both, FAR, FlowRow, GATEWAY, LAN, Network, PHYS, PHYS_TWO, ROUTER, RuleRow, Sniffer, UPLINK,
-    craft, reference,
+    Both, FAR, FlowRow, GATEWAY, LAN, Network, Outside, PHYS, PHYS_TWO, ROUTER, RuleRow, Sniffer,
+    UPLINK, craft, reference,
 };
 use crate::{
     host::{Host, Station},
@@ -44,8 +44,8 @@ impl Lane {
 pub struct Lab {
     /// What comes out of the uplink.
     pub wire: Sniffer,
-    /// Sources that may be seen outside.
-    allowed: Mutex<Vec<IpAddr>>,
+    /// Who may be seen outside.
+    allowed: Mutex<Outside>,
     /// The host behind the router.
     pub far: Netns,
     /// The physical host and router.
@@ -161,7 +161,10 @@ impl Lab {
         let wire = Sniffer::start(phys.netns(), Station::NIC);
         let lab = Self {
             wire,
-            allowed: Mutex::new(UPLINK.both().to_vec()),
+            allowed: Mutex::new(Outside {
+                sources: UPLINK.both().to_vec(),
+                vms: Vec::new(),
+            }),
             far,
             phys,
             device,
@@ -253,16 +256,23 @@ impl Lab {
 
     /// Lets a source be seen outside that is not the uplink's own address.
     pub fn allow_outside(&self, address: impl Into<IpAddr>) {
-        self.allowed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(address.into());
+        self.allowed().sources.push(address.into());
+    }
+
+    /// Lets a machine be seen outside, by its MAC address and this one.
+    pub fn allow_vm_outside(&self, vm: &Station, address: impl Into<IpAddr>) {
+        self.allowed().vms.push(vm.mac().0);
+        self.allow_outside(address);
+    }
+
+    fn allowed(&self) -> MutexGuard<'_, Outside> {
+        self.allowed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything that was seen outside and belongs inside.
     #[must_use]
     pub fn leaks(&self) -> Vec<String> {
-        let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowed = self.allowed().clone();
         self.wire.leaks(&allowed)
     }
 

@@ -24,6 +24,15 @@ const KEPT: usize = 4096;
 /// How often we look, so that the socket's buffer never fills.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// What may rightly be seen outside.
+#[derive(Clone, Debug, Default)]
+pub struct Outside {
+    /// IP sources.
+    pub sources: Vec<IpAddr>,
+    /// MAC addresses of VMs that are on the network outside themselves.
+    pub vms: Vec<[u8; 6]>,
+}
+
 /// Collects the frames that come in at an interface.
 #[derive(Debug)]
 pub struct Sniffer {
@@ -89,9 +98,9 @@ impl Sniffer {
     }
 
     /// Everything that should not be on a wire outside, a line each: what has or speaks of an
-    /// address from inside, a source that is none of `allowed`, and the MAC address of a VM.
+    /// address from inside, and a source or the MAC address of a VM that is none of `allowed`.
     #[must_use]
-    pub fn leaks(&self, allowed: &[IpAddr]) -> Vec<String> {
+    pub fn leaks(&self, allowed: &Outside) -> Vec<String> {
         self.packets()
             .iter()
             .filter_map(|packet| Some((leak(packet, allowed)?, packet)))
@@ -131,8 +140,10 @@ impl Drop for Sniffer {
     }
 }
 
-fn leak(packet: &Packet, allowed: &[IpAddr]) -> Option<String> {
-    if let Some([0x52, 0x54, 0, 0, 0, _]) = packet.source_mac() {
+fn leak(packet: &Packet, allowed: &Outside) -> Option<String> {
+    if let Some(mac @ [0x52, 0x54, 0, 0, 0, _]) = packet.source_mac()
+        && !allowed.vms.contains(&mac)
+    {
         return Some("the MAC address of a VM".to_owned());
     }
     if let Some(addresses) = packet.arp() {
@@ -144,7 +155,7 @@ fn leak(packet: &Packet, allowed: &[IpAddr]) -> Option<String> {
         IpAddr::V4(_) => false,
         IpAddr::V6(address) => address.is_unicast_link_local() || address.is_unspecified(),
     };
-    if !is_own && !allowed.contains(&ip.src) {
+    if !is_own && !allowed.sources.contains(&ip.src) {
         return Some(format!("a source that nobody has, {}", ip.src));
     }
     if is_inside(ip.dst) {

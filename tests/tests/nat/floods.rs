@@ -12,6 +12,7 @@ use vnet_tests::{
     nat::{
         Connection, Datagrams, FAR, Lab, Lane, PHYS, UPLINK, Vm, craft, tcp_connect, tcp_listener,
     },
+    traffic::reaches,
     wait,
     wire::{Heard, PacketSocket, Wire as _},
 };
@@ -190,9 +191,11 @@ fn flood_of_syns_to_a_forward_ends_nothing_that_is_alive() {
         evicted + TABLE + cpus >= hits,
         "{hits} were taken on, {evicted} ended for others"
     );
-    // And then it is as ever, by the forward too.
+    // And then it is as ever, by the forward too: as soon as the host has found its neighbour again,
+    // whose answers to ARP and ND the flood may have crowded out of the uplink's queue.
     for (address, listener) in UPLINK.both().into_iter().zip(&listeners) {
         let out = PHYS.like(address);
+        assert!(reaches(vm.netns(), out), "{out}");
         Connection::open(vm.netns(), 0, lab.phys.netns(), at(out, 0)).exchange(1000, 1000);
         let mut connection = Connection::open_to(&lab.far, 0, at(address, 8080), listener).unwrap();
         connection.exchange(1000, 1000);
