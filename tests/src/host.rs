@@ -18,6 +18,7 @@ mod views;
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -84,7 +85,12 @@ impl Host {
         Self {
             switch: format!("{SWITCH_PREFIX}{pid}x{number}"),
             netns: Netns::create(format!("{prefix}host")).unwrap(),
-            dir: tempfile::Builder::new().prefix(&prefix).tempdir().unwrap(),
+            // What it starts may run as another user.
+            dir: tempfile::Builder::new()
+                .prefix(&prefix)
+                .permissions(fs::Permissions::from_mode(0o755))
+                .tempdir()
+                .unwrap(),
             prefix,
             stations: Mutex::default(),
             foreign_bridges: Mutex::default(),

@@ -15,6 +15,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -209,7 +210,7 @@ impl Drop for Machine {
             if remove_cgroups(&self.cgroup).is_ok() {
                 return;
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
         eprintln!("{} could not be removed", self.cgroup.display());
     }
@@ -267,6 +268,7 @@ const DOCUMENT: &str = r#"schema = 1
 [[network]]
 name = "lan"
 gateway = ["10.0.0.1/24"]
+dhcp = ["10.0.0.100-10.0.0.199"]
 [[port]]
 name = "up0"
 uplink = true
@@ -281,14 +283,6 @@ id = 1
 kind = "masquerade"
 network = "lan"
 uplink = "up0"
-"#;
-
-/// Does what the daemon does first, in its place and sandbox, where the program has no daemon.
-const STAND_IN: &str = r#"[Service]
-NotifyAccess=all
-WatchdogSec=0
-ExecStart=
-ExecStart=/bin/sh -c "vnet-user --switch %i up && touch /run/vnet/%i.sock && chgrp vnet /run/vnet/%i.sock && systemd-notify --ready && exec sleep infinity"
 "#;
 
 #[test]
@@ -311,34 +305,33 @@ fn from_installation_to_purge() {
     assert!(page.contains("SYNOPSIS"), "{page}");
 
     // The program is where the unit looks for it, and its manual page too: nothing to complain of.
-    let verified = machine.try_sh("systemd-analyze verify vnetd@vsw0.service vnet-bpffs.service");
+    let verified = machine.try_sh(
+        "systemd-analyze verify vnetd@vsw0.service vnet-dhcp@vsw0.service vnet-bpffs.service",
+    );
     let verified = verified.succeeded();
     assert_eq!(
         (verified.stdout.as_str(), verified.stderr.as_str()),
         ("", "")
     );
-    let text = machine.sh("systemd-analyze security --no-pager --offline=yes vnetd@vsw0.service");
-    let exposure: f64 = text
-        .lines()
-        .find_map(|line| {
-            line.split_once("Overall exposure level for ")?
-                .1
-                .split(' ')
-                .nth(1)
-        })
-        .and_then(|number| number.parse().ok())
-        .unwrap_or_else(|| panic!("no exposure in\n{text}"));
-    assert!(exposure < MOST_EXPOSURE, "{text}");
+    for unit in ["vnetd@vsw0", "vnet-dhcp@vsw0"] {
+        let analyze = "systemd-analyze security --no-pager --offline=yes";
+        let text = machine.sh(&format!("{analyze} {unit}.service"));
+        let exposure: f64 = text
+            .lines()
+            .find_map(|line| {
+                line.split_once("Overall exposure level for ")?
+                    .1
+                    .split(' ')
+                    .nth(1)
+            })
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_else(|| panic!("no exposure in\n{text}"));
+        assert!(exposure < MOST_EXPOSURE, "{text}");
+    }
 
     // The switch comes up in the unit's sandbox, with all that it changes on a host.
     machine.cable();
     machine.sh(&format!("cat > /etc/vnet/vsw0.toml <<'END'\n{DOCUMENT}END"));
-    if machine.try_sh("vnet-user daemon --help").code != 0 {
-        machine.sh(&format!(
-            "mkdir /etc/systemd/system/vnetd@.service.d
-             cat > /etc/systemd/system/vnetd@.service.d/stand-in.conf <<'END'\n{STAND_IN}END\nsystemctl daemon-reload"
-        ));
-    }
     let started = machine.try_sh("systemctl enable --now vnetd@vsw0");
     let log = machine.sh("journalctl --no-pager -u vnetd@vsw0");
     assert_eq!(started.code, 0, "{log}");
@@ -346,6 +339,19 @@ fn from_installation_to_purge() {
     assert_eq!(socket.trim(), "root:vnet");
     machine.sh("ip netns exec vm1 ping -c1 -W5 10.0.0.12");
     machine.sh("ip netns exec vm1 ping -c1 -W5 192.0.2.80");
+
+    // DHCP has a unit and a user of its own.
+    let serves = |words: &str| {
+        let log = || machine.sh("journalctl --no-pager -u vnet-dhcp@vsw0");
+        let server = wait::within(Duration::from_secs(20), || {
+            let found = machine.try_sh("pgrep -u vnet-dhcp -x dnsmasq").stdout;
+            let doctor = machine.try_sh("vnet-user doctor").stdout;
+            let line = doctor.lines().find(|line| line.starts_with("dhcp: "))?;
+            (!found.is_empty() && line.contains("PASS")).then_some(found)
+        });
+        server.unwrap_or_else(|| panic!("{words}: {}", log()))
+    };
+    let server = serves("no dnsmasq");
 
     // An upgrade: the daemon is another one, the datapath is the same, and loses nothing.
     let before = machine.pins();
@@ -365,6 +371,7 @@ fn from_installation_to_purge() {
     );
     assert_ne!(process(), daemon);
     assert_eq!(machine.pins(), before);
+    assert_ne!(serves("no dnsmasq after the upgrade"), server);
     machine.sh("systemctl is-active vnetd@vsw0; pkill -INT -x ping || kill -INT $(pidof ping)");
     let mut text = String::new();
     let mut output = pings.stdout.take().unwrap();
@@ -377,7 +384,8 @@ fn from_installation_to_purge() {
     assert_eq!(machine.pins(), "");
     assert!(!machine.sh("ip link").contains("vsw0"));
     assert_eq!(machine.sh("cat /etc/vnet/vsw0.toml"), DOCUMENT);
-    assert_eq!(machine.sh("systemctl list-units --no-legend 'vnetd@*'"), "");
+    let units = machine.sh("systemctl list-units --no-legend 'vnetd@*' 'vnet-dhcp@*'");
+    assert_eq!(units, "");
 
     machine.sh("dpkg --purge vnet");
     for gone in [

@@ -25,8 +25,8 @@ use crate::config::names::{
     self, parse_gateway, parse_iface, parse_mtu, parse_network, parse_switch, parse_vlan,
 };
 use crate::config::{
-    Assignment, FailMode, MAX_MACS_LIMIT, MacAddr, Mode, SettingKey, StormLimit, StormOverrides,
-    TrunkEntry,
+    Assignment, DhcpRange, FailMode, MAX_MACS_LIMIT, MacAddr, Mode, SettingKey, StormLimit,
+    StormOverrides, TrunkEntry,
 };
 
 /// Where the switches' documents are.
@@ -210,7 +210,7 @@ pub enum Command {
     /// Look for what keeps the switch from working, and say what to do about it
     Doctor(DoctorArgs),
     /// Bring the switch up, stay in the foreground and make interfaces ports as they come
-    Daemon,
+    Daemon(DaemonArgs),
     /// Print what the bring-up object logs, as far as RUST_LOG lets it
     #[cfg(feature = "datapath-log")]
     DatapathLog,
@@ -232,6 +232,26 @@ pub struct UpArgs {
     /// What becomes of traffic when vnet's programs are gone
     #[arg(long, value_enum)]
     pub fail: Option<FailMode>,
+}
+
+/// `daemon`.
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// What of it runs here, where DHCP is left to a process with privileges of its own
+    #[arg(long, value_enum, default_value_t)]
+    pub part: DaemonPart,
+}
+
+/// What a daemon does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DaemonPart {
+    /// Everything
+    #[default]
+    All,
+    /// All but DHCP
+    Switch,
+    /// DHCP alone
+    Dhcp,
 }
 
 /// `network …`.
@@ -266,6 +286,9 @@ pub struct NetworkAddArgs {
     /// Its MTU in bytes
     #[arg(long, value_name = "N", value_parser = parse_mtu)]
     pub mtu: Option<u32>,
+    /// Addresses that the daemon leases to its VMs; with IPv6, routers are advertised too
+    #[arg(long, value_name = "LO-HI")]
+    pub dhcp: Vec<DhcpRange>,
     /// Change nothing and succeed if it is there already
     #[arg(long)]
     pub may_exist: bool,

@@ -349,10 +349,8 @@ mod tests {
 
     fn config(names: &[&str]) -> Config {
         let network = |name: &&str| Network {
-            name: (*name).into(),
-            vlan: None,
-            mtu: None,
             gateway: vec!["10.0.0.1/24".parse().unwrap()],
+            ..Network::new(*name)
         };
         Config {
             networks: names.iter().map(network).collect(),

@@ -11,6 +11,7 @@ pub mod compile;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+pub mod dhcp;
 pub mod doctor;
 pub mod error;
 pub mod flows;
@@ -29,7 +30,7 @@ use std::process::ExitCode;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = cli::Cli::read();
-    let is_daemon = matches!(cli.command, cli::Command::Daemon);
+    let is_daemon = matches!(cli.command, cli::Command::Daemon(_));
     output::init_log(&cli.global, is_daemon);
     let run = || match daemon::client::leave(&cli)? {
         Some(code) => Ok(code.into()),

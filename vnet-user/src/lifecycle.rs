@@ -11,6 +11,7 @@ use crate::datapath::{
     object::{self, Sizes},
     pins::ignore_absent,
 };
+use crate::dhcp::keeper;
 use crate::error::Error;
 use crate::gateway;
 use crate::host::{Link, LinkKind, Links, bpffs, kernel, netns, privileges, signals::Held, sysctl};
@@ -298,6 +299,10 @@ pub fn down(session: &mut Session) -> Result<(), Error> {
                 keep(sysctl::set(path, value).map(|_| ()));
             }
         }
+    }
+    if !session.dhcp().is_kept() {
+        // A daemon that was killed leaves them behind. One that runs has heard that the gateways went.
+        keeper::end_left_over(session.dhcp());
     }
     keep(session.pins().remove());
     let path = state::path(session.run_dir(), session.switch());

@@ -14,6 +14,7 @@ use crate::cli::Global;
 use crate::config::{Config, MacAddr, Port, Store};
 use crate::daemon::protocol;
 use crate::datapath::{control::Control, fdb, pins::Pins};
+use crate::dhcp::Place;
 use crate::error::{Doing as _, Error};
 use crate::host::{Links, kernel, netns, privileges};
 use crate::state::RunState;
@@ -25,6 +26,7 @@ pub struct Session {
     switch: String,
     store: Store,
     run_dir: PathBuf,
+    dhcp: Place,
     bpffs: PathBuf,
     pins: Pins,
     state: Option<RunState>,
@@ -93,6 +95,7 @@ impl Session {
                 &global.state_dir(),
                 &global.switch,
             ),
+            dhcp: Place::new(&run_dir, &global.state_dir(), &global.switch),
             run_dir,
             bpffs: global.bpffs.clone(),
             pins,
@@ -195,6 +198,12 @@ impl Session {
     #[must_use]
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
+    }
+
+    /// Where the files of DHCP servers are.
+    #[must_use]
+    pub fn dhcp(&self) -> &Place {
+        &self.dhcp
     }
 
     /// The BPF file system.

@@ -31,10 +31,19 @@ impl Host {
     /// When it ends before that, or takes more than ten seconds.
     #[must_use]
     pub fn daemon(&self) -> Daemon {
+        self.part_of_daemon("all")
+    }
+
+    /// Starts a part of the daemon, as [`Self::daemon`] starts all of it.
+    ///
+    /// # Panics
+    /// As that does.
+    #[must_use]
+    pub fn part_of_daemon(&self, part: &str) -> Daemon {
         let place = tempfile::tempdir().unwrap();
         let socket = place.path().join("notify");
         let systemd = UnixDatagram::bind(&socket).unwrap();
-        let mut command = self.vnet_command("-v daemon");
+        let mut command = self.vnet_command(&format!("-v daemon --part {part}"));
         command
             .env("NOTIFY_SOCKET", &socket)
             .env("WATCHDOG_USEC", "400000")

@@ -51,7 +51,7 @@ impl Host {
         left
     }
 
-    /// Processes of `vnet-user` on this host: there are none between commands.
+    /// Processes of `vnet-user` on this host, and what it starts: there are none between commands.
     #[must_use]
     pub fn processes(&self) -> Vec<String> {
         let here = fs::metadata(netns::path_of(self.netns().name()))
@@ -64,8 +64,9 @@ impl Host {
             .filter_map(|entry| {
                 let namespace = fs::metadata(entry.path().join("ns/net")).ok()?;
                 let name = fs::read_to_string(entry.path().join("comm")).ok()?;
-                (namespace.ino() == here && name.starts_with("vnet-user"))
-                    .then(|| format!("process {} is vnet-user", entry.path().display()))
+                let name = name.trim();
+                (namespace.ino() == here && ["vnet-user", "dnsmasq"].contains(&name))
+                    .then(|| format!("process {} is {name}", entry.path().display()))
             })
             .collect()
     }

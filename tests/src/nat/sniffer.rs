@@ -142,7 +142,7 @@ impl Drop for Sniffer {
 
 fn leak(packet: &Packet, allowed: &Outside) -> Option<String> {
     if let Some(mac @ [0x52, 0x54, 0, 0, 0, _]) = packet.source_mac()
-        && !allowed.vms.contains(&mac)
+        && !allowed.vms.contains(mac)
     {
         return Some("the MAC address of a VM".to_owned());
     }

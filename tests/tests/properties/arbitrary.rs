@@ -142,10 +142,9 @@ pub fn config() -> impl Strategy<Value = Config> {
                 .iter()
                 .zip(&mtus)
                 .map(|((name, vlan), mtu)| Network {
-                    name: (*name).to_owned(),
                     vlan: *vlan,
                     mtu: *mtu,
-                    gateway: Vec::new(),
+                    ..Network::new(*name)
                 })
                 .collect();
             config.static_fdb = fixed

@@ -24,6 +24,7 @@ mod up;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Edited, Invalid, SETTING_KEYS};
+use crate::dhcp;
 use crate::error::{Error, ExitCode};
 use crate::output::Output;
 use crate::runtime::Session;
@@ -36,7 +37,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Error> {
         Command::Completions(args) => completions::run(&args)?,
         Command::Man(args) => man::run(&args)?,
         Command::Config(command) => return config::run(&cli.global, &output, command),
-        Command::Daemon => daemon::run(&cli.global)?,
+        Command::Daemon(args) => daemon::run(&cli.global, &args)?,
         // A switch that cannot be opened is something to tell of.
         Command::Doctor(args) => doctor::run(&cli.global, &output, &args)?,
         command => run_on(&mut Session::open(&cli.global)?, &output, command)?,
@@ -65,7 +66,7 @@ fn run_on(session: &mut Session, output: &Output, command: Command) -> Result<()
         Command::Completions(_)
         | Command::Man(_)
         | Command::Config(_)
-        | Command::Daemon
+        | Command::Daemon(_)
         | Command::Doctor(_) => Ok(()),
     }
 }
@@ -101,6 +102,9 @@ fn tell(session: &Session, output: &Output, edited: &Edited) {
             ));
         }
         return;
+    }
+    if let Some(unserved) = dhcp::unserved(&edited.new, session.switch(), session.dhcp()) {
+        output.warn(&unserved);
     }
     for key in SETTING_KEYS.iter().filter(|key| key.needs_restart) {
         if key.get(&edited.old.settings) != key.get(&edited.new.settings) {

@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use super::{edit, load};
 use crate::cli::{NetworkAddArgs, NetworkCommand, NetworkDelArgs};
-use crate::config::{Config, Network, edits};
+use crate::config::{Config, DhcpRange, Network, edits};
+use crate::dhcp::leases::Lease;
 use crate::error::Error;
 use crate::output::{Listing, Output, joined, or_dash};
 use crate::runtime::Session;
@@ -31,6 +32,7 @@ fn add(session: &mut Session, output: &Output, args: NetworkAddArgs) -> Result<(
             vlan: args.vlan,
             mtu: args.mtu,
             gateway: args.gateway,
+            dhcp: args.dhcp,
         };
         edits::add_network(config, network)
     })?;
@@ -65,7 +67,11 @@ fn show(session: &Session, output: &Output, name: &str) -> Result<(), Error> {
         .require_network(name)
         .map_err(|refusal| refusal.doing(doing()))?;
     match config.network(name) {
-        Some(network) => output.show(&NetworkRow::new(session, &config, network)),
+        Some(network) => {
+            let row = NetworkRow::new(session, &config, network);
+            let leases = session.dhcp().leases(name);
+            output.show(&NetworkSheet { row, leases })
+        }
         None => Ok(()),
     }
 }
@@ -76,7 +82,16 @@ struct NetworkRow {
     vlan: Option<u16>,
     gateway: Vec<IpNet>,
     mtu: Option<u32>,
+    dhcp: Vec<DhcpRange>,
     ports: Vec<String>,
+}
+
+/// A network with what its VMs have been leased.
+#[derive(Serialize)]
+struct NetworkSheet {
+    #[serde(flatten)]
+    row: NetworkRow,
+    leases: Vec<Lease>,
 }
 
 impl NetworkRow {
@@ -91,13 +106,14 @@ impl NetworkRow {
             vlan: network.vlan,
             gateway: network.gateway,
             mtu: network.mtu,
+            dhcp: network.dhcp,
         }
     }
 }
 
 impl Listing for NetworkRow {
     const PLURAL: &'static str = "networks";
-    const COLUMNS: &'static [&'static str] = &["NAME", "VLAN", "GATEWAY", "MTU", "PORTS"];
+    const COLUMNS: &'static [&'static str] = &["NAME", "VLAN", "GATEWAY", "MTU", "DHCP", "PORTS"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -105,7 +121,29 @@ impl Listing for NetworkRow {
             or_dash(self.vlan),
             joined(&self.gateway),
             or_dash(self.mtu),
+            joined(&self.dhcp),
             joined(&self.ports),
         ]
+    }
+}
+
+impl Listing for NetworkSheet {
+    const PLURAL: &'static str = NetworkRow::PLURAL;
+    const COLUMNS: &'static [&'static str] = NetworkRow::COLUMNS;
+
+    fn cells(&self) -> Vec<String> {
+        self.row.cells()
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let mut details = self.row.details();
+        let leases = self.leases.iter().map(|lease| {
+            let name = lease.hostname.iter().map(|name| format!(" ({name})"));
+            let mac = lease.mac.iter().map(|mac| format!(" {mac}"));
+            let words: String = mac.chain(name).collect();
+            ("LEASE", format!("{}{words}", lease.address))
+        });
+        details.extend(leases);
+        details
     }
 }

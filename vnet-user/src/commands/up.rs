@@ -2,6 +2,7 @@
 
 use crate::cli::UpArgs;
 use crate::config::edits;
+use crate::dhcp;
 use crate::error::Error;
 use crate::host::Links;
 use crate::lifecycle;
@@ -47,7 +48,8 @@ pub fn run(session: &mut Session, output: &Output, args: UpArgs) -> Result<(), E
     )?;
     // What it has seen of the host was another switch's. Where none runs, nobody has to know.
     let _ = session.poke_daemon();
-    for warning in &edited.warnings {
+    let unserved = dhcp::unserved(&edited.new, &switch, session.dhcp());
+    for warning in edited.warnings.iter().chain(&unserved) {
         output.warn(warning);
     }
     Ok(())

@@ -29,10 +29,9 @@ fn ip(text: &str) -> IpAddr {
 
 fn network(name: &str, vlan: Option<u16>, gateway: &[&str]) -> Network {
     Network {
-        name: name.into(),
         vlan,
-        mtu: None,
         gateway: gateway.iter().map(|text| net(text)).collect(),
+        ..Network::new(name)
     }
 }
 

@@ -122,10 +122,8 @@ mod tests {
 
     fn config() -> Config {
         let network = |name: &str, vlan| Network {
-            name: name.into(),
             vlan,
-            mtu: None,
-            gateway: Vec::new(),
+            ..Network::new(name)
         };
         Config {
             networks: vec![

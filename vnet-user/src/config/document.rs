@@ -425,6 +425,7 @@ vlan = 10
 [[network]]
 name = "red"
 gateway = ["10.0.0.1/24", "fd00::1/64"]
+dhcp = ["10.0.0.100-10.0.0.199", "fd00::100-fd00::1ff"]
 
 [[port]]
 name = "eth0"

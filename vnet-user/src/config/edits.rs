@@ -366,10 +366,8 @@ mod tests {
 
     fn network(name: &str, vlan: Option<u16>) -> Network {
         Network {
-            name: name.into(),
             vlan,
-            mtu: None,
-            gateway: Vec::new(),
+            ..Network::new(name)
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod carried;
 mod checkpoints;
+pub mod dhcp;
 pub mod diff;
 mod document;
 pub mod edits;
@@ -36,6 +37,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use carried::{Carried, CarriedNetwork};
 pub use checkpoints::{Checkpoint, Checkpoints, KEPT};
+pub use dhcp::DhcpRange;
 pub use invalid::{Invalid, Place};
 pub use mac_addr::MacAddr;
 pub use names::DEFAULT_NETWORK;
@@ -124,6 +126,23 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub gateway: Vec<IpNet>,
+    /// Addresses that its VMs are leased, `LO-HI`, by the daemon.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
+    pub dhcp: Vec<DhcpRange>,
+}
+
+impl Network {
+    /// A network about which nothing is said but its name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            vlan: None,
+            mtu: None,
+            gateway: Vec::new(),
+            dhcp: Vec::new(),
+        }
+    }
 }
 
 /// An interface of the switch.
@@ -252,15 +271,9 @@ impl Config {
     #[must_use]
     pub fn network(&self, name: &str) -> Option<Network> {
         let listed = self.networks.iter().find(|network| network.name == name);
-        let implicit = || Network {
-            name: DEFAULT_NETWORK.into(),
-            vlan: None,
-            mtu: None,
-            gateway: Vec::new(),
-        };
         listed
             .cloned()
-            .or_else(|| (name == DEFAULT_NETWORK).then(implicit))
+            .or_else(|| (name == DEFAULT_NETWORK).then(|| Network::new(DEFAULT_NETWORK)))
     }
 
     /// The VLAN id of the network called `name`, where it exists and has one.

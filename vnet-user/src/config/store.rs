@@ -416,10 +416,8 @@ mod tests {
 
     fn blue() -> Network {
         Network {
-            name: "blue".into(),
             vlan: Some(10),
-            mtu: None,
-            gateway: Vec::new(),
+            ..Network::new("blue")
         }
     }
 

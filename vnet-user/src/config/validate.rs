@@ -24,6 +24,7 @@ impl Config {
         self.validate_settings(switch)?;
         self.validate_networks()?;
         self.validate_gateways()?;
+        self.validate_dhcp()?;
         self.validate_ports(switch)?;
         self.validate_profiles()?;
         self.validate_static_fdb(switch)?;

@@ -5,7 +5,6 @@
 //! does is done by the same transaction that every command is.
 
 pub mod client;
-mod lock;
 pub mod protocol;
 mod roles;
 mod server;
@@ -18,17 +17,19 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
-use crate::cli::Global;
+use crate::cli::{DaemonPart, Global};
 use crate::config::{Config, Edited};
 use crate::datapath::publish;
+use crate::dhcp::keeper::Keeper;
 use crate::error::{Doing as _, Error};
+use crate::host::lock::ProcessLock;
 use crate::host::monitor::{Monitor, News};
 use crate::lifecycle;
 use crate::runtime::Session;
 
-use self::lock::DaemonLock;
 use self::server::Server;
 use self::watch::{Seen, Watch};
 
@@ -39,17 +40,65 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 /// Least time between two changes of all cached decisions for routes and neighbours.
 const WAYS_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs the daemon until it is told to end; the switch stays up then.
+/// Runs the daemon, or a part of it, until it is told to end; the switch stays up then.
 ///
 /// # Errors
 /// The switch cannot be brought up, or another daemon serves it.
-pub fn run(session: &mut Session, global: &Global) -> Result<(), Error> {
+pub fn run(session: &mut Session, global: &Global, part: DaemonPart) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .doing(|| "starting the daemon's runtime".into())?;
     // One thread, which alone is in the switch's network namespace.
-    LocalSet::new().block_on(&runtime, Daemon::serve(session, global))
+    LocalSet::new().block_on(&runtime, async {
+        match part {
+            DaemonPart::All => {
+                let keeper = Keeper::new(session)?;
+                if keeper.is_none() {
+                    log::info!("another process serves DHCP");
+                }
+                let (stop, stopped) = oneshot::channel::<()>();
+                let kept = keeper.map(|keeper| {
+                    // It is dropped, too, when the daemon fails.
+                    let stopped = async { drop(stopped.await) };
+                    tokio::task::spawn_local(keeper.run(stopped))
+                });
+                let served = Daemon::serve(session, global).await;
+                drop(stop);
+                if let Some(kept) = kept {
+                    kept.await.doing(|| "ending the DHCP servers".into())?;
+                }
+                served
+            }
+            DaemonPart::Switch => Daemon::serve(session, global).await,
+            DaemonPart::Dhcp => serve_dhcp(session).await,
+        }
+    })
+}
+
+/// Serves DHCP and nothing else.
+async fn serve_dhcp(session: &Session) -> Result<(), Error> {
+    let doing = || format!("serving DHCP for the switch {}", session.switch());
+    let Some(keeper) = Keeper::new(session)? else {
+        return Err(Error::new(doing(), "another process does so already")
+            .mend("end that one first, or choose another switch with --switch"));
+    };
+    let mut terminate = signal(SignalKind::terminate()).doing(doing)?;
+    let mut interrupt = signal(SignalKind::interrupt()).doing(doing)?;
+    notify(&[NotifyState::Ready]);
+    let stop = async {
+        let mut watchdog = watchdog().map(tokio::time::interval);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                () = tick(watchdog.as_mut()) => notify(&[NotifyState::Watchdog]),
+            }
+        }
+        notify(&[NotifyState::Stopping]);
+    };
+    keeper.run(stop).await;
+    Ok(())
 }
 
 struct Daemon<'a> {
@@ -66,7 +115,11 @@ struct Daemon<'a> {
 impl Daemon<'_> {
     async fn serve(session: &mut Session, global: &Global) -> Result<(), Error> {
         let doing = || format!("running the daemon of the switch {}", session.switch());
-        let _lock = DaemonLock::take(session.run_dir(), session.switch())?;
+        let lock = format!("{}.daemon.lock", session.switch());
+        let Some(_lock) = ProcessLock::take(&session.run_dir().join(lock))? else {
+            return Err(Error::new(doing(), "another daemon serves this switch")
+                .mend("end that one first, or choose another switch with --switch"));
+        };
         // From before the switch is looked at: what changes meanwhile is heard of.
         let monitor = Monitor::open().map_err(|error| Error::from(error.context(doing())))?;
         // SAFETY: the monitor keeps its descriptor open, and the same, while it lives.

@@ -337,10 +337,9 @@ mod tests {
 
     fn network(name: &str, vlan: Option<u16>, gateway: &[&str]) -> Network {
         Network {
-            name: name.into(),
             vlan,
-            mtu: None,
             gateway: gateway.iter().map(|net| net.parse().unwrap()).collect(),
+            ..Network::new(name)
         }
     }
 

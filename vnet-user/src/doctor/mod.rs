@@ -10,12 +10,14 @@
 //! | [`document`] | what the configuration says, against itself and the host's addresses |
 //! | [`ports`] | each port's interface: presence, offloads, MTU, XDP |
 //! | [`hooks`] | programs on the hooks that vnet uses, its own and others' |
+//! | [`dhcp`] | who serves DHCP |
 //! | [`datapath`] | pins, programs, how full the tables are, telling drops |
 //! | [`neighbours`] | other software that works on the same interfaces |
 //! | [`bundle`] | all of it in one file for a bug report |
 
 pub mod bundle;
 pub mod datapath;
+pub mod dhcp;
 pub mod document;
 pub mod hooks;
 pub mod host;
@@ -59,7 +61,7 @@ impl fmt::Display for Verdict {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What it belongs to: `host`, `switch`, `document`, `port NAME`, `ports`, `datapath`, `neighbours`.
+    /// What it belongs to: `host`, `switch`, `document`, `port NAME`, `ports`, `datapath`, `dhcp`, `neighbours`.
     pub scope: String,
     /// What was looked at; the same words whatever was found.
     pub what: String,
@@ -182,6 +184,7 @@ pub fn examine(global: &Global, session: &Result<Session, Error>) -> Vec<Check> 
         session, &config, &listed, &links, privileged,
     ));
     checks.extend(datapath::examine(session, &config, &listed));
+    checks.extend(dhcp::examine(session, &config));
     checks.extend(neighbours::examine(session, &config, &listed, privileged));
     checks
 }

@@ -36,6 +36,7 @@ pub mod grace;
 pub mod kernel;
 pub mod link;
 pub mod listeners;
+pub mod lock;
 pub mod monitor;
 pub mod netdev;
 pub mod netns;

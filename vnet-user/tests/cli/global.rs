@@ -87,7 +87,6 @@ fn usage_errors() {
 fn options_that_do_not_exist_yet_are_unknown() {
     for line in [
         "policy group list",
-        "network add blue --dhcp 10.0.0.2-10.0.0.9",
         "port add tap0 --ip learn",
         "port add tap0 --guard strict",
         "port add tap0 --isolated",

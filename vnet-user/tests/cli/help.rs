@@ -94,6 +94,8 @@ fn options_of_network() {
           --vlan <VID>      The tag it has on trunks, 1 to 4094
           --gateway <CIDR>  The host's address in it, with its prefix: what its VMs use as gateway
           --mtu <N>         Its MTU in bytes
+          --dhcp <LO-HI>    Addresses that the daemon leases to its VMs; with IPv6, routers are
+                            advertised too
           --may-exist       Change nothing and succeed if it is there already
       -h, --help            Print help (see more with '--help')
     ");

@@ -6,8 +6,8 @@ use super::Switch;
 fn a_switch_begins_with_default() {
     let switch = Switch::new();
     insta::assert_snapshot!(switch.ok("network list"), @"
-    NAME     VLAN  GATEWAY  MTU  PORTS
-    default  -     -        -    vsw0
+    NAME     VLAN  GATEWAY  MTU  DHCP  PORTS
+    default  -     -        -    -     vsw0
     ");
     assert!(!switch.path().exists(), "a listing makes no document");
 }
@@ -45,10 +45,10 @@ fn listings() {
     network = "blue"
     "#);
     insta::assert_snapshot!(switch.ok("network list"), @"
-    NAME     VLAN  GATEWAY                 MTU   PORTS
-    default  -     -                       -     vsw0,eth0
-    blue     10    -                       9000  eth0,tap0
-    inner    -     10.0.0.1/24,fd00::1/64  -     -
+    NAME     VLAN  GATEWAY                 MTU   DHCP  PORTS
+    default  -     -                       -     -     vsw0,eth0
+    blue     10    -                       9000  -     eth0,tap0
+    inner    -     10.0.0.1/24,fd00::1/64  -     -     -
     ");
     insta::assert_snapshot!(switch.ok("network list -o json"), @r#"
     {
@@ -59,6 +59,7 @@ fn listings() {
           "vlan": null,
           "gateway": [],
           "mtu": null,
+          "dhcp": [],
           "ports": [
             "vsw0",
             "eth0"
@@ -69,6 +70,7 @@ fn listings() {
           "vlan": 10,
           "gateway": [],
           "mtu": 9000,
+          "dhcp": [],
           "ports": [
             "eth0",
             "tap0"
@@ -82,21 +84,23 @@ fn listings() {
             "fd00::1/64"
           ],
           "mtu": null,
+          "dhcp": [],
           "ports": []
         }
       ]
     }
     "#);
     insta::assert_snapshot!(switch.ok("network list -o jsonl"), @r#"
-    {"name":"default","vlan":null,"gateway":[],"mtu":null,"ports":["vsw0","eth0"]}
-    {"name":"blue","vlan":10,"gateway":[],"mtu":9000,"ports":["eth0","tap0"]}
-    {"name":"inner","vlan":null,"gateway":["10.0.0.1/24","fd00::1/64"],"mtu":null,"ports":[]}
+    {"name":"default","vlan":null,"gateway":[],"mtu":null,"dhcp":[],"ports":["vsw0","eth0"]}
+    {"name":"blue","vlan":10,"gateway":[],"mtu":9000,"dhcp":[],"ports":["eth0","tap0"]}
+    {"name":"inner","vlan":null,"gateway":["10.0.0.1/24","fd00::1/64"],"mtu":null,"dhcp":[],"ports":[]}
     "#);
     insta::assert_snapshot!(switch.ok("network show blue"), @"
     NAME     blue
     VLAN     10
     GATEWAY  -
     MTU      9000
+    DHCP     -
     PORTS    eth0,tap0
     ");
     insta::assert_snapshot!(switch.ok("network show blue -j"), @r#"
@@ -108,10 +112,12 @@ fn listings() {
           "vlan": 10,
           "gateway": [],
           "mtu": 9000,
+          "dhcp": [],
           "ports": [
             "eth0",
             "tap0"
-          ]
+          ],
+          "leases": []
         }
       ]
     }

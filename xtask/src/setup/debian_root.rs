@@ -15,7 +15,7 @@ use crate::{paths::cache_dir, process::output};
 pub(super) const NAME: &str = "Debian root";
 
 /// What is in it besides the essential packages: the first one that runs, and what the tests call.
-const PACKAGES: &str = "systemd,iproute2,iputils-ping,man-db";
+const PACKAGES: &str = "systemd,dnsmasq-base,iproute2,iputils-ping,man-db,procps";
 
 /// The tree's directory. It is not to be changed: mount an overlay over it.
 ///
@@ -23,7 +23,7 @@ const PACKAGES: &str = "systemd,iproute2,iputils-ping,man-db";
 /// When the cache directory or the machine's release cannot be found out.
 pub fn debian_root() -> Result<PathBuf> {
     let release = apt::codename()?;
-    Ok(cache_dir()?.join(format!("debian-root-1-{release}-{ARCH}")))
+    Ok(cache_dir()?.join(format!("debian-root-2-{release}-{ARCH}")))
 }
 
 pub(super) fn ensure() -> Result<Found> {

@@ -23,6 +23,7 @@ const NEEDED: &Needed = &[
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
+    ("isc-dhcp-client", "dhclient"),
     ("iputils-ping", "ping"),
     ("lintian", "lintian"),
     ("man-db", "man"),

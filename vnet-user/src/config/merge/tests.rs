@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::edits::{self, PortChange};
 use crate::config::{
-    Assignment, Attachment, Endpoint, Filtering, Invalid, Mapping, NatAction, NatOptions, Network,
-    Port, PortRange, StaticFdb, StormLimit, StormOverrides, TrunkEntry,
+    Assignment, Attachment, DhcpRange, Endpoint, Filtering, Invalid, Mapping, NatAction,
+    NatOptions, Network, Port, PortRange, StaticFdb, StormLimit, StormOverrides, TrunkEntry,
 };
 
 /// A document as people write them.
@@ -499,10 +499,21 @@ fn any_gateway() -> impl Strategy<Value = Vec<IpNet>> {
         .prop_map(|texts| texts.iter().map(|text| text.parse().unwrap()).collect())
 }
 
+/// Of the gateways' prefixes, so that some fit and some do not.
+fn any_dhcp() -> impl Strategy<Value = Vec<DhcpRange>> {
+    let ranges = vec![
+        "10.0.0.8-10.0.0.15",
+        "10.0.0.100-10.0.0.199",
+        "fd00::8-fd00::ff",
+    ];
+    prop::sample::subsequence(ranges, 0..=3)
+        .prop_map(|texts| texts.iter().map(|text| text.parse().unwrap()).collect())
+}
+
 pub fn any_edit() -> impl Strategy<Value = Edit> {
     let vlan = prop::option::of(10_u16..13);
     let mtu = prop::option::of(Just(9000));
-    let network = (any_network(), vlan, mtu, any_gateway());
+    let network = (any_network(), vlan, mtu, any_gateway(), any_dhcp());
     let settings = vec![
         "ageing=60",
         "ageing=default",
@@ -522,12 +533,15 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
         "mss_clamp=default",
     ];
     prop_oneof![
-        network.prop_map(|(name, vlan, mtu, gateway)| Edit::AddNetwork(Network {
-            name,
-            vlan,
-            mtu,
-            gateway
-        })),
+        network.prop_map(
+            |(name, vlan, mtu, gateway, dhcp)| Edit::AddNetwork(Network {
+                name,
+                vlan,
+                mtu,
+                gateway,
+                dhcp
+            })
+        ),
         any_network().prop_map(Edit::DeleteNetwork),
         (any_port(), any_change()).prop_map(|(port, change)| Edit::AddPort(port, change)),
         (any_port(), any_change()).prop_map(|(port, change)| Edit::SetPort(port, change)),
