@@ -14,8 +14,11 @@ mod vnet_user;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser};
-use xtask::setup;
+use clap::{
+    Args, Parser,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use xtask::setup::{self, GUEST_KERNELS, GuestKernel};
 
 /// Builds, tests and demonstrates vnet.
 #[derive(Debug, Parser)]
@@ -28,10 +31,7 @@ enum Cli {
     /// Build the Debian package target/debian/vnet_VERSION_ARCHITECTURE.deb.
     Deb,
     /// Run every test, or those whose names contain FILTER (as root).
-    Test {
-        /// Part of test names.
-        filter: Option<String>,
-    },
+    Test(TestArgs),
     /// Measure vnet and what it is compared with (as root): `bench l2`, `bench nat`, `bench l2 --help`.
     #[command(disable_help_flag = true)]
     Bench {
@@ -43,6 +43,22 @@ enum Cli {
     Run(RunArgs),
     /// Make a lab of virtual machines on a switch of its own and show traffic through it (as root).
     Lab(LabArgs),
+}
+
+#[derive(Debug, Args)]
+struct TestArgs {
+    /// Part of test names.
+    filter: Option<String>,
+    /// Run only the tests on this kernel of Debian's, which a guest boots; may be given several
+    /// times.
+    #[arg(long = "kernel", value_name = "KERNEL", conflicts_with = "filter", value_parser = kernels())]
+    kernels: Vec<&'static GuestKernel>,
+}
+
+/// The values of `--kernel`.
+fn kernels() -> impl TypedValueParser<Value = &'static GuestKernel> {
+    let names = GUEST_KERNELS.map(|kernel| kernel.name);
+    PossibleValuesParser::new(names).try_map(|name| GuestKernel::named(&name))
 }
 
 #[derive(Debug, Args)]
@@ -100,7 +116,10 @@ fn dispatch(command: Cli) -> Result<()> {
             println!("{}", deb_cmd::deb()?.display());
             Ok(())
         }
-        Cli::Test { filter } => test_cmd::test(filter.as_deref()),
+        Cli::Test(TestArgs { filter, kernels }) if kernels.is_empty() => {
+            test_cmd::test(filter.as_deref())
+        }
+        Cli::Test(TestArgs { kernels, .. }) => test_cmd::test_on(&kernels),
         Cli::Bench { arguments } => bench_cmd::bench(&arguments),
         Cli::Run(RunArgs {
             iface: Some(iface),

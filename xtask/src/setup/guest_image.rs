@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Found, apt::Apt, cpio::Archive, say};
+use super::{Found, GuestKernel, apt::Apt, cpio::Archive, guest_kernel::PACKAGE, say};
 use crate::{
     paths::cache_dir,
     process::{output, run},
@@ -76,29 +76,43 @@ impl GuestImage {
             .context("looking for the guest image: it is not there; run `cargo xtask setup`")
     }
 
-    /// Makes the image unless it is there: with the machine's own kernel package, or that of
-    /// another suite of Debian (`bookworm-backports`, …), to try programs on other kernels.
+    /// The image that setup made with this kernel; the machine's own where that has it.
     ///
     /// # Errors
-    /// When the machine is not an amd64 one with apt, or a package cannot be fetched.
-    pub fn ensure(suite: Option<&str>) -> Result<Self> {
-        let place = Place::new(suite)?;
-        match place.image() {
-            Some(image) => Ok(image),
-            None => place.make(suite),
+    /// As [`GuestImage::find`], and when it has another kernel.
+    pub fn with(kernel: &GuestKernel) -> Result<Self> {
+        let own = Place::new(None)?.image();
+        if let Some(own) = own.filter(|image| kernel.is_surely(&image.version)) {
+            return Ok(own);
         }
+        let image = Place::new(Some(kernel.suite))?.image().with_context(|| {
+            format!(
+                "looking for the guest image with the kernel {name}: it is not there; run `cargo \
+                 xtask test --kernel {name}`, which fetches it",
+                name = kernel.name
+            )
+        })?;
+        kernel.check(image)
+    }
+
+    /// Makes the image with this kernel from the packages of its suite.
+    pub(super) fn make_with(kernel: &GuestKernel) -> Result<Self> {
+        let image = Place::new(Some(kernel.suite))?.make(Some(kernel.suite))?;
+        kernel.check(image)
     }
 }
 
 pub(super) fn ensure() -> Result<Found> {
-    if let Some(image) = Place::new(None)?.image() {
+    let place = Place::new(None)?;
+    if let Some(image) = place.image() {
         return Ok(Found::Before(format!("Linux {}", image.version)));
     }
-    let image = GuestImage::ensure(None)?;
+    let image = place.make(None)?;
     Ok(Found::Now(format!("Linux {} made", image.version)))
 }
 
-/// The directory of one image in the cache.
+/// The directory of one image in the cache: that with the machine's own kernel package, or with a
+/// suite's.
 struct Place {
     dir: PathBuf,
 }
@@ -161,7 +175,7 @@ impl Place {
     fn fetch(&self, suite: Option<&str>) -> Result<()> {
         let apt = suite.map_or_else(Apt::machine, Apt::suite)?;
         let kernel = || {
-            let image = apt.dependency("linux-image-cloud-amd64", "linux-image-")?;
+            let image = apt.dependency(PACKAGE, "linux-image-")?;
             // From 6.17 on, the kernel and its modules have packages of their own.
             let parts = ["linux-binary-", "linux-modules-"]
                 .into_iter()

@@ -7,6 +7,7 @@ mod cargo_deb;
 pub(crate) mod cpio;
 mod debian_root;
 mod guest_image;
+mod guest_kernel;
 mod packages;
 mod rust_src;
 
@@ -16,6 +17,7 @@ pub use bpf_linker::{BPF_LINKER_VERSION, bpf_linker_path};
 pub use cargo_deb::cargo_deb_path;
 pub use debian_root::debian_root;
 pub use guest_image::GuestImage;
+pub use guest_kernel::{GUEST_KERNELS, GuestKernel};
 pub use packages::is_root;
 
 /// Which items get a line.
@@ -43,9 +45,10 @@ const FOR_PACKAGE: [Item; 2] = [
     (packages::FOR_PACKAGE_NAME, packages::ensure_for_package),
     (cargo_deb::NAME, cargo_deb::ensure),
 ];
-const FOR_TESTS: [Item; 3] = [
+const FOR_TESTS: [Item; 4] = [
     (packages::NAME, packages::ensure),
     (guest_image::NAME, guest_image::ensure),
+    (guest_kernel::NAME, guest_kernel::ensure_oldest),
     (debian_root::NAME, debian_root::ensure),
 ];
 
@@ -78,6 +81,15 @@ pub fn everything(report: Report) -> Result<()> {
     together(&[&FOR_BUILD[..], &FOR_PACKAGE, &FOR_TESTS].concat(), report)
 }
 
+/// Gets a kernel that the datapath is to be tried on, besides what [`everything`] gets.
+///
+/// # Errors
+/// When Debian does not have it (any more), or it cannot be got; the message says what to do.
+pub fn guest_kernel(kernel: &GuestKernel, report: Report) -> Result<()> {
+    tell(guest_kernel::NAME, guest_kernel::ensure(kernel)?, report);
+    Ok(())
+}
+
 /// Fails unless we are root, saying how to become it with the same toolchain.
 ///
 /// # Errors
@@ -97,11 +109,7 @@ fn together(items: &[Item], report: Report) -> Result<()> {
     let mut failures = Vec::new();
     for (name, ensure) in items {
         match ensure() {
-            Ok(Found::Before(what)) if report == Report::Everything => {
-                say(name, &format!("{what} already here"));
-            }
-            Ok(Found::Before(_)) => {}
-            Ok(Found::Now(what)) => say(name, &what),
+            Ok(found) => tell(name, found, report),
             Err(error) => failures.push(format!("- {error:#}")),
         }
     }
@@ -109,4 +117,15 @@ fn together(items: &[Item], report: Report) -> Result<()> {
         bail!("making this machine ready:\n{}", failures.join("\n"));
     }
     Ok(())
+}
+
+/// The line of one item, if it gets one.
+fn tell(item: &str, found: Found, report: Report) {
+    match found {
+        Found::Before(what) if report == Report::Everything => {
+            say(item, &format!("{what} already here"));
+        }
+        Found::Before(_) => {}
+        Found::Now(what) => say(item, &what),
+    }
 }
