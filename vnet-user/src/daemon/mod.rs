@@ -51,28 +51,31 @@ pub fn run(session: &mut Session, global: &Global, part: DaemonPart) -> Result<(
         .doing(|| "starting the daemon's runtime".into())?;
     // One thread, which alone is in the switch's network namespace.
     LocalSet::new().block_on(&runtime, async {
-        match part {
-            DaemonPart::All => {
-                let keeper = Keeper::new(session)?;
-                if keeper.is_none() {
-                    log::info!("another process serves DHCP");
-                }
-                let (stop, stopped) = oneshot::channel::<()>();
-                let kept = keeper.map(|keeper| {
-                    // It is dropped, too, when the daemon fails.
-                    let stopped = async { drop(stopped.await) };
-                    tokio::task::spawn_local(keeper.run(stopped))
-                });
-                let served = Daemon::serve(session, global).await;
-                drop(stop);
-                if let Some(kept) = kept {
-                    kept.await.doing(|| "ending the DHCP servers".into())?;
-                }
-                served
-            }
-            DaemonPart::Switch => Daemon::serve(session, global).await,
-            DaemonPart::Dhcp => serve_dhcp(session).await,
+        if part == DaemonPart::Dhcp {
+            return serve_dhcp(session).await;
         }
+        let lock = format!("{}.daemon.lock", session.switch());
+        let Some(_lock) = ProcessLock::take(&session.run_dir().join(lock))? else {
+            let doing = format!("running the daemon of the switch {}", session.switch());
+            return Err(Error::new(doing, "another daemon serves this switch")
+                .mend("end that one first, or choose another switch with --switch"));
+        };
+        if part == DaemonPart::Switch {
+            return Daemon::serve(session, global).await;
+        }
+        let keeper = Keeper::new(session)?;
+        if keeper.is_none() {
+            log::info!("another process serves DHCP");
+        }
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async { drop(stopped.await) };
+        let kept = keeper.map(|keeper| tokio::task::spawn_local(keeper.run(stopped)));
+        let served = Daemon::serve(session, global).await;
+        drop(stop);
+        if let Some(kept) = kept {
+            kept.await.doing(|| "ending the DHCP servers".into())?;
+        }
+        served
     })
 }
 
@@ -115,11 +118,6 @@ struct Daemon<'a> {
 impl Daemon<'_> {
     async fn serve(session: &mut Session, global: &Global) -> Result<(), Error> {
         let doing = || format!("running the daemon of the switch {}", session.switch());
-        let lock = format!("{}.daemon.lock", session.switch());
-        let Some(_lock) = ProcessLock::take(&session.run_dir().join(lock))? else {
-            return Err(Error::new(doing(), "another daemon serves this switch")
-                .mend("end that one first, or choose another switch with --switch"));
-        };
         // From before the switch is looked at: what changes meanwhile is heard of.
         let monitor = Monitor::open().map_err(|error| Error::from(error.context(doing())))?;
         // SAFETY: the monitor keeps its descriptor open, and the same, while it lives.
