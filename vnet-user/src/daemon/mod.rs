@@ -5,6 +5,7 @@
 //! does is done by the same transaction that every command is.
 
 pub mod client;
+mod places;
 pub mod protocol;
 mod roles;
 mod server;

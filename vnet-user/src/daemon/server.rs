@@ -7,7 +7,6 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use clap::Parser as _;
 use nix::unistd::Group;
@@ -15,16 +14,14 @@ use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
 };
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::places::Places;
 use super::protocol::{ANSWER_MAX, Answer, COMMAND_LIMIT, PATIENCE, REQUEST_MAX, Request, socket};
 use super::roles::{self, Peer, READERS, Role};
 use crate::cli::{Cli, Global};
 use crate::error::{Doing as _, Error};
-
-/// How many are served at once; others wait.
-const AT_ONCE: usize = 8;
 
 /// The socket, bound. Dropped, it is gone.
 pub(super) struct Server {
@@ -39,7 +36,7 @@ struct Shared {
     global: Global,
     /// Somebody asked it to look.
     poked: Notify,
-    places: Arc<Semaphore>,
+    places: Rc<Places>,
 }
 
 impl Shared {
@@ -75,7 +72,7 @@ impl Server {
         let shared = Shared {
             global: global.clone(),
             poked: Notify::new(),
-            places: Arc::new(Semaphore::new(AT_ONCE)),
+            places: Places::new(),
         };
         Ok(Self {
             listener,
@@ -86,9 +83,6 @@ impl Server {
 
     /// Waits for a connection.
     pub(super) async fn accept(&self) -> io::Result<UnixStream> {
-        // With every place taken the others wait where the kernel bounds their number.
-        let place = self.shared.places.acquire().await;
-        drop(place);
         Ok(self.listener.accept().await?.0)
     }
 
@@ -100,18 +94,21 @@ impl Server {
     /// Serves a connection, beside everything else.
     pub(super) fn answer(&self, accepted: io::Result<UnixStream>) {
         let shared = Rc::clone(&self.shared);
-        let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
+        let begun = accepted.and_then(|stream| Ok((Peer::of(&stream)?, stream)));
+        let (peer, stream) = match begun {
+            Ok(begun) => begun,
+            Err(error) => return log::warn!("serving a request: {error}"),
+        };
+        // Turned away without a word: whoever asks so much does not listen.
+        let Some(entry) = shared.places.enter(peer.uid) else {
             return;
         };
         tokio::task::spawn_local(async move {
-            let served = match accepted {
-                Ok(stream) => serve(&shared, stream).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = served {
+            let place = entry.place().await;
+            if let Err(error) = serve(&shared, peer, stream).await {
                 log::warn!("serving a request: {error}");
             }
-            drop(place);
+            drop((place, entry));
         });
     }
 }
@@ -122,8 +119,7 @@ impl Drop for Server {
     }
 }
 
-async fn serve(shared: &Shared, stream: UnixStream) -> io::Result<()> {
-    let peer = Peer::of(&stream)?;
+async fn serve(shared: &Shared, peer: Peer, stream: UnixStream) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut bounded = BufReader::new(read.take(REQUEST_MAX));

@@ -1,6 +1,10 @@
 //! Requests to the kernel side; see `vnet_common::control`.
 
-use anyhow::{Context as _, Result, bail};
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use vnet_common::{ControlOp, ControlReply, ControlRequest, control::REQUEST_OFFSET};
 
@@ -8,6 +12,19 @@ use super::{maps, object, pins::Pins};
 
 /// Buckets that one flush walks: a few milliseconds with interrupts' bottom halves off.
 const FLUSH_BUCKETS: u32 = 16_384;
+
+/// How often the timer is asked for: the kernel allocates it without waiting (kernel/bpf/helpers.c,
+/// __bpf_async_init), which may fail while memory is short for a moment.
+const TIMER_TRIES: u32 = 10;
+
+/// The pause between two of these.
+const TIMER_PAUSE: Duration = Duration::from_millis(20);
+
+fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.raw_os_error() == Some(libc::ENOMEM))
+}
 
 /// The pinned `control` program.
 pub struct Control {
@@ -47,22 +64,28 @@ impl Control {
             .get(&0, 0)
             .context("reading the control program's answer")?;
         if reply.error != 0 {
-            bail!(
-                "the datapath answered {}",
-                std::io::Error::from_raw_os_error(-reply.error)
-            );
+            let error = io::Error::from_raw_os_error(-reply.error);
+            return Err(error).context("the datapath's answer");
         }
         Ok(reply.changed)
     }
 
     /// Starts ageing, or gives the running timer the pinned program's callback.
     pub fn start_timer(&mut self) -> Result<()> {
-        self.request(&ControlRequest {
+        let request = ControlRequest {
             op: ControlOp::StartTimer as u32,
             ..ControlRequest::default()
-        })
-        .context("starting the FDB's ageing timer")?;
-        Ok(())
+        };
+        let mut tries = TIMER_TRIES;
+        loop {
+            tries -= 1;
+            match self.request(&request) {
+                Ok(_) => return Ok(()),
+                // Where the kernel may not wait for memory, it has some again when others had their turn.
+                Err(error) if tries > 0 && is_out_of_memory(&error) => thread::sleep(TIMER_PAUSE),
+                Err(error) => return Err(error.context("starting the FDB's ageing timer")),
+            }
+        }
     }
 
     /// Deletes what matches in a table of `buckets`; returns how many.
