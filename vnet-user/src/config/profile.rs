@@ -2,6 +2,7 @@
 //! name or their MAC address.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -99,10 +100,19 @@ impl Serialize for Pattern {
 
 impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        glob::Pattern::new(&text)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        glob::Pattern::new(text)
             .map(Self)
-            .map_err(|error| de::Error::custom(format!("`{text}` is no pattern: {}", error.msg)))
+            .map_err(|error| format!("`{text}` is no pattern: {}", error.msg))
     }
 }
 

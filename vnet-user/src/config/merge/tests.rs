@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::edits::{self, PortChange};
 use crate::config::{
-    Assignment, Attachment, DhcpRange, Endpoint, Filtering, Invalid, Mapping, NatAction,
-    NatOptions, Network, Port, PortRange, StaticFdb, StormLimit, StormOverrides, TrunkEntry,
+    Assignment, Attachment, DhcpRange, Endpoint, Filtering, Invalid, Mapping, Match, NatAction,
+    NatOptions, Network, Port, PortRange, Profile, StaticFdb, StormLimit, StormOverrides,
+    TrunkEntry,
 };
 
 /// A document as people write them.
@@ -327,6 +328,8 @@ pub enum Edit {
     AddNat(NatAction),
     DeleteNat(u16),
     ChangeNat(u16, NatAction),
+    PutProfile(&'static str, Match, PortChange),
+    DeleteProfile(&'static str),
 }
 
 impl Edit {
@@ -359,6 +362,25 @@ impl Edit {
                 for rule in config.nat.iter_mut().filter(|rule| rule.id == id) {
                     rule.action = action.clone();
                 }
+                Ok(())
+            }
+            // Nor so: profiles are the document's alone.
+            Self::PutProfile(name, matches, change) => {
+                let mut options = Port::new(name);
+                change.apply(&mut options)?;
+                let profile = Profile {
+                    name: name.into(),
+                    matches,
+                    options,
+                };
+                match config.profiles.iter_mut().find(|old| old.name == name) {
+                    Some(old) => *old = profile,
+                    None => config.profiles.push(profile),
+                }
+                Ok(())
+            }
+            Self::DeleteProfile(name) => {
+                config.profiles.retain(|profile| profile.name != name);
                 Ok(())
             }
         }
@@ -510,6 +532,19 @@ fn any_dhcp() -> impl Strategy<Value = Vec<DhcpRange>> {
         .prop_map(|texts| texts.iter().map(|text| text.parse().unwrap()).collect())
 }
 
+fn any_profile() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["web", "rest"])
+}
+
+fn any_match() -> impl Strategy<Value = Match> {
+    let name = prop::sample::select(vec!["tap*", "vnet[0-9]"]);
+    let mac = prop::sample::select(vec!["52:54:00:*", "02:00:00:00:00:0?"]);
+    (prop::option::of(name), prop::option::of(mac)).prop_map(|(name, mac)| Match {
+        name: name.map(|text| text.parse().unwrap()),
+        mac: mac.map(|text| text.parse().unwrap()),
+    })
+}
+
 pub fn any_edit() -> impl Strategy<Value = Edit> {
     let vlan = prop::option::of(10_u16..13);
     let mtu = prop::option::of(Just(9000));
@@ -557,6 +592,9 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
         any_action().prop_map(Edit::AddNat),
         (1_u16..8).prop_map(Edit::DeleteNat),
         (1_u16..8, any_action()).prop_map(|(id, action)| Edit::ChangeNat(id, action)),
+        (any_profile(), any_match(), any_change())
+            .prop_map(|(name, matches, change)| Edit::PutProfile(name, matches, change)),
+        any_profile().prop_map(Edit::DeleteProfile),
     ]
 }
 
