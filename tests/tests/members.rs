@@ -176,6 +176,42 @@ fn the_address_of_an_adopted_bridge_is_followed() {
     drop(two);
 }
 
+/// A bridge whose address nobody set has none while nothing is in it.
+#[test]
+fn an_empty_bridge_without_an_address_is_served() {
+    let host = Host::new();
+    let switch = host.switch();
+    host.foreign_bridge(switch);
+    host.ip(&format!("link add {switch} type bridge forward_delay 0"));
+    host.ip(&format!("link set {switch} up"));
+    let [one, two] = [host.vm(1), host.vm(2)];
+    host.ip(&format!("link set vm1 master {switch}"));
+    host.ip("link set vm1 nomaster");
+    assert_eq!(host.interface(switch).mac, "00:00:00:00:00:00");
+    host.vnet("up");
+    host.vnet("network add blue --vlan 10");
+    host.vnet("port add vm1");
+    host.vnet("port add vm2");
+    let device = host.device_ip();
+    assert!(reaches(one.netns(), two.addresses().v4()));
+    assert!(reaches(one.netns(), device.v4()));
+    assert_eq!(
+        host.whereabouts(one.mac(), "default").as_deref(),
+        Some("vm1")
+    );
+    // And when the last one leaves.
+    host.vnet("port del vm1");
+    host.vnet("port del vm2");
+    assert_eq!(host.interface(switch).mac, "00:00:00:00:00:00");
+    host.vnet("port add vm1");
+    host.vnet("port add vm2");
+    assert!(reaches(one.netns(), two.addresses().v4()));
+    assert_eq!(
+        host.whereabouts(one.mac(), "default").as_deref(),
+        Some("vm1")
+    );
+}
+
 /// Promiscuous mode is released when vnet asked for it, and not when the user did.
 #[test]
 fn promiscuous_mode_is_given_back() {

@@ -447,6 +447,11 @@ fn add_port(
                 slot: side.slot,
                 vid,
             });
+            // A bridge whose address nobody set has none while it has no members (br_stp_if.c,
+            // br_stp_recalculate_bridge_id).
+            if interface.mac == [0; 6] {
+                continue;
+            }
             // The host's own addresses, where its stack is reached by them.
             let is_stack = matches!(side.kind, PortKind::Internal | PortKind::UplinkHost);
             if is_stack {

@@ -583,3 +583,18 @@ fn of_equal_sources_the_closest_kind_wins_then_the_lower_id() {
     assert_eq!(matches(&image, NatMatch::Static), ["0 203.0.113.0/24: 4"]);
     assert_eq!(matches(&image, NatMatch::Guard), guards(&image, &[]));
 }
+
+/// An empty bridge has none: a table that took it would find it in every free place.
+#[test]
+fn no_address_is_no_address_of_the_hosts() {
+    let config = config(vec![]);
+    let mut facts = facts(&config);
+    let device = facts.interfaces.get_mut(SWITCH).unwrap();
+    let mac = std::mem::take(&mut device.mac);
+    let image = compile(&config, &facts).unwrap();
+    let has = |mac| image.fdb.keys().any(|(known, _)| *known == mac);
+    assert!(!has([0; 6]) && !has(mac), "{:?}", image.fdb);
+    facts.interfaces.get_mut(SWITCH).unwrap().mac = mac;
+    let image = compile(&config, &facts).unwrap();
+    assert!(image.fdb.keys().any(|(known, _)| *known == mac));
+}
