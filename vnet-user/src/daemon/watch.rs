@@ -1,6 +1,7 @@
 //! What the daemon has seen of the host's interfaces, so that it acts on what is new.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use vnet_common::Mac;
 
@@ -9,13 +10,36 @@ use crate::gateway;
 use crate::host::{Link, Links};
 use crate::runtime::Session;
 
+/// How long an interface that is up and in no bridge may be about to be put into one.
+const SETTLED_UP: Duration = Duration::from_millis(200);
+/// How long one may take that is not up yet: Proxmox's script loads its modules first.
+const SETTLED_DOWN: Duration = Duration::from_secs(1);
+
 /// The interfaces that concern a switch, as they were when it was last made equal to them.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     config: Config,
     seen: BTreeSet<Seen>,
+    newcomers: BTreeMap<u32, Newcomer>,
     /// What was warned of last; a warning is said once while it holds.
     warnings: Vec<String>,
+}
+
+/// An interface that a profile is for, and that is in no bridge: who made it may be about to put it
+/// into one. That fails where vnet did it before (SIOCBRADDIF, which libvirt and qemu-bridge-helper use,
+/// gives EBUSY), and what vnet did it takes back at `down`.
+#[derive(Clone, Copy, Debug)]
+struct Newcomer {
+    first_seen: Instant,
+    up_since: Option<Instant>,
+}
+
+impl Newcomer {
+    /// When nobody is expected to do anything with it any more.
+    fn settles(&self) -> Instant {
+        let limit = self.first_seen + SETTLED_DOWN;
+        self.up_since.map_or(limit, |up| limit.min(up + SETTLED_UP))
+    }
 }
 
 /// What of an interface makes a difference to the switch.
@@ -32,13 +56,78 @@ pub(super) struct Seen {
 impl Watch {
     /// The interfaces that concern the switch now; `None` where they cannot be looked at.
     pub(super) fn look(&self, session: &Session) -> Option<BTreeSet<Seen>> {
-        look(session, &self.config)
+        Some(self.concerning(session, &list()?))
     }
 
     /// Whether interfaces that concern the switch are others than before. A look that fails counts
     /// as a change: whoever acts on it finds out why.
-    pub(super) fn has_changed(&self, session: &Session) -> bool {
-        self.look(session).is_none_or(|seen| seen != self.seen)
+    pub(super) fn has_changed(&mut self, session: &Session) -> bool {
+        let Some(links) = list() else {
+            return true;
+        };
+        self.note_newcomers(session, &links);
+        self.concerning(session, &links) != self.seen
+    }
+
+    /// When what has come will be in its bridge, if it is to be in one that somebody else puts it into;
+    /// `None` when it is.
+    pub(super) fn settles(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let times = self.newcomers.values().map(Newcomer::settles);
+        times.filter(|at| *at > now).max()
+    }
+
+    fn note_newcomers(&mut self, session: &Session, links: &[Link]) {
+        let now = Instant::now();
+        let ports = ports(session);
+        let before = std::mem::take(&mut self.newcomers);
+        for link in links {
+            let is_new = link.master.is_none()
+                && !ports.contains(&link.index)
+                && self.config.port(&link.name).is_none()
+                && self.config.adopted(&link.name, link.mac).is_some();
+            if !is_new {
+                continue;
+            }
+            let known = before.get(&link.index);
+            let newcomer = Newcomer {
+                first_seen: known.map_or(now, |known| known.first_seen),
+                up_since: known
+                    .and_then(|known| known.up_since)
+                    .or(Some(now))
+                    .filter(|_| link.up),
+            };
+            self.newcomers.insert(link.index, newcomer);
+        }
+    }
+
+    /// Those of `links` that concern the switch.
+    fn concerning(&self, session: &Session, links: &[Link]) -> BTreeSet<Seen> {
+        let switch = session.switch();
+        let device = links.iter().find(|link| link.name == switch);
+        let device = device.map(|device| device.index);
+        let own = gateway::interfaces(&self.config, switch);
+        let ports = ports(session);
+        let concerns = |link: &&Link| {
+            Some(link.index) == device
+                || device.is_some() && link.master == device
+                || ports.contains(&link.index)
+                || own.contains(&link.name)
+                || self.config.port(&link.name).is_some()
+                || self.config.adopted(&link.name, link.mac).is_some()
+        };
+        links
+            .iter()
+            .filter(concerns)
+            .map(|link| Seen {
+                index: link.index,
+                name: link.name.clone(),
+                mac: link.mac,
+                mtu: link.mtu,
+                master: link.master,
+                promiscuous: link.promiscuous,
+            })
+            .collect()
     }
 
     /// Remembers what has been dealt with: the interfaces as they were before that, for what came
@@ -60,36 +149,15 @@ impl Watch {
     }
 }
 
-fn look(session: &Session, config: &Config) -> Option<BTreeSet<Seen>> {
+fn list() -> Option<Vec<Link>> {
     let links = Links::open().and_then(|links| links.list());
-    let links = links.inspect_err(|error| log::warn!("{error:#}")).ok()?;
-    let switch = session.switch();
-    let device = links.iter().find(|link| link.name == switch);
-    let device = device.map(|device| device.index);
-    let own = gateway::interfaces(config, switch);
-    let ports: BTreeSet<u32> = session
+    links.inspect_err(|error| log::warn!("{error:#}")).ok()
+}
+
+/// The interfaces that are ports.
+fn ports(session: &Session) -> BTreeSet<u32> {
+    session
         .state()
         .map(|state| state.ports.values().map(|run| run.ifindex).collect())
-        .unwrap_or_default();
-    let concerns = |link: &Link| {
-        Some(link.index) == device
-            || device.is_some() && link.master == device
-            || ports.contains(&link.index)
-            || own.contains(&link.name)
-            || config.port(&link.name).is_some()
-            || config.adopted(&link.name, link.mac).is_some()
-    };
-    let seen = links
-        .into_iter()
-        .filter(concerns)
-        .map(|link| Seen {
-            index: link.index,
-            name: link.name,
-            mac: link.mac,
-            mtu: link.mtu,
-            master: link.master,
-            promiscuous: link.promiscuous,
-        })
-        .collect();
-    Some(seen)
+        .unwrap_or_default()
 }
