@@ -7,6 +7,7 @@
 
 mod console;
 mod files;
+mod shell;
 mod spawn;
 
 use std::{
@@ -14,17 +15,20 @@ use std::{
     fmt::Write,
     fs::{self, File},
     net::IpAddr,
-    os::unix::{fs::DirBuilderExt, process::CommandExt},
+    os::unix::{
+        fs::DirBuilderExt,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use base64::{Engine, prelude::BASE64_STANDARD};
 
-use self::{console::Console, spawn::spawn_bound_to_us};
+pub use self::shell::{Output, Shell};
+use self::spawn::spawn_bound_to_us;
 use crate::{netns, paths::find_program, process::shown, setup::GuestImage};
 
 const QEMU: &str = "qemu-system-x86_64";
@@ -44,12 +48,6 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a reboot may take; an emulated guest on a busy machine is slow.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
-
-/// What we give the guest on top of a command's own limit before we give up on it.
-const GRACE: Duration = Duration::from_secs(15);
-
-/// The longest command: the guest's serial port has no flow control.
-const COMMAND_BYTES: usize = 8 << 10;
 
 /// What a guest is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +107,11 @@ impl GuestConfig {
         Ok(())
     }
 
-    fn kernel_command_line(&self) -> Result<String> {
+    /// What its kernel is to be told.
+    ///
+    /// # Errors
+    /// When the name or an address is none.
+    pub fn kernel_command_line(&self) -> Result<String> {
         let cidr = |text: &str| {
             let (address, length) = text.split_once('/')?;
             let address: IpAddr = address.parse().ok()?;
@@ -143,22 +145,6 @@ impl GuestConfig {
     }
 }
 
-/// What a command in a guest came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// Its exit status; 143 when it ran out of time.
-    pub status: i32,
-    /// What it wrote to stdout and stderr, in the order it did.
-    pub stdout: String,
-}
-
-impl Output {
-    /// Whether it exited with 0.
-    pub fn success(&self) -> bool {
-        self.status == 0
-    }
-}
-
 /// A running guest, ended with this value.
 #[derive(Debug)]
 pub struct Guest {
@@ -166,10 +152,9 @@ pub struct Guest {
     qemu: Child,
     /// Its sockets and logs, removed with it.
     dir: PathBuf,
-    console: Console,
+    shell: Shell,
     /// Whether it has said so since it last began to boot.
     ready: bool,
-    commands: u64,
 }
 
 impl Guest {
@@ -256,14 +241,17 @@ impl Guest {
 
         let text = shown(&command);
         let mut qemu = spawn_bound_to_us(command).with_context(|| format!("starting `{text}`"))?;
-        match Console::connect(&dir.socket(), &mut qemu) {
-            Ok(console) => Ok(Self {
+        let runs = || match qemu.try_wait().context("looking whether QEMU runs")? {
+            Some(status) => bail!("QEMU ended: {status}, signal {:?}", status.signal()),
+            None => Ok(()),
+        };
+        match Shell::connect(&dir.socket(), runs) {
+            Ok(shell) => Ok(Self {
                 config,
                 qemu,
                 dir: dir.keep(),
-                console,
+                shell,
                 ready: false,
-                commands: 0,
             }),
             Err(error) => {
                 end(&mut qemu);
@@ -298,14 +286,7 @@ impl Guest {
         if self.ready {
             return Ok(());
         }
-        let deadline = Instant::now() + timeout;
-        let ready = loop {
-            match self.console.line(deadline) {
-                Ok(line) if line == "ready" => break Ok(()),
-                Ok(_) => {}
-                Err(error) => break Err(error),
-            }
-        };
+        let ready = self.shell.wait_ready(timeout);
         self.ready = ready.is_ok();
         ready.map_err(|error| self.explain(error, "waiting for it to boot"))
     }
@@ -327,7 +308,7 @@ impl Guest {
     /// # Errors
     /// As [`Guest::run`].
     pub fn run_within(&mut self, command: &str, limit: Duration) -> Result<Output> {
-        let result = self.exchange(command, limit);
+        let result = self.shell.run(command, limit);
         result.map_err(|error| self.explain(error, &format!("running `{command}` in it")))
     }
 
@@ -352,54 +333,10 @@ impl Guest {
     /// # Errors
     /// When it does not come back.
     pub fn reboot(&mut self) -> Result<()> {
-        let sent = self.send("reboot -f", COMMAND_LIMIT).map(drop);
+        let sent = self.shell.begin("reboot -f", COMMAND_LIMIT).map(drop);
         sent.map_err(|error| self.explain(error, "asking it to reboot"))?;
         self.ready = false;
         self.wait_ready(BOOT_LIMIT)
-    }
-
-    /// Sends a command and gives its id.
-    fn send(&mut self, command: &str, limit: Duration) -> Result<u64> {
-        if command.len() > COMMAND_BYTES {
-            bail!("the command is longer than {COMMAND_BYTES} bytes");
-        }
-        self.commands += 1;
-        let seconds = limit.as_secs().max(1);
-        let encoded = BASE64_STANDARD.encode(command);
-        self.console
-            .send(&format!("run {} {seconds} {encoded} .\n", self.commands))?;
-        Ok(self.commands)
-    }
-
-    fn exchange(&mut self, command: &str, limit: Duration) -> Result<Output> {
-        let id = self.send(command, limit)?;
-        let deadline = Instant::now() + limit + GRACE;
-        let (begin, end) = (format!("begin {id}"), format!("end {id} "));
-        let mut encoded = None;
-        loop {
-            let line = self.console.line(deadline)?;
-            if line == "ready" {
-                // It is ready already: it said so.
-                bail!("it rebooted meanwhile");
-            } else if line == begin {
-                encoded = Some(String::new());
-            } else if let Some(status) = line.strip_prefix(&end) {
-                let encoded = encoded.context("its answer lacks a beginning")?;
-                let bytes = BASE64_STANDARD
-                    .decode(encoded)
-                    .context("decoding the command's output")?;
-                let status = status
-                    .parse()
-                    .context("reading the command's exit status")?;
-                return Ok(Output {
-                    status,
-                    stdout: String::from_utf8_lossy(&bytes).into_owned(),
-                });
-            } else if let Some(encoded) = &mut encoded {
-                encoded.push_str(&line);
-            }
-            // Else the late answer to a command that we gave up on.
-        }
     }
 
     fn explain(&self, error: anyhow::Error, doing: &str) -> anyhow::Error {

@@ -2,9 +2,8 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    os::unix::{net::UnixStream, process::ExitStatusExt},
+    os::unix::net::UnixStream,
     path::Path,
-    process::Child,
     thread,
     time::{Duration, Instant},
 };
@@ -19,13 +18,12 @@ pub(super) struct Console {
 }
 
 impl Console {
-    /// Connects as soon as QEMU listens, long before the guest writes.
-    pub(super) fn connect(socket: &Path, qemu: &mut Child) -> Result<Self> {
+    /// Connects as soon as QEMU listens, long before the guest writes; gives up when `check`, which
+    /// looks whether QEMU runs, fails.
+    pub(super) fn connect(socket: &Path, mut check: impl FnMut() -> Result<()>) -> Result<Self> {
         let began = Instant::now();
         loop {
-            if let Some(status) = qemu.try_wait().context("looking whether QEMU runs")? {
-                bail!("QEMU ended: {status}, signal {:?}", status.signal());
-            }
+            check()?;
             match UnixStream::connect(socket) {
                 Ok(stream) => {
                     return Ok(Self {
