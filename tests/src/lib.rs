@@ -23,6 +23,7 @@ pub mod host;
 pub mod invariants;
 pub mod kernel;
 pub mod ledger;
+pub mod libvirt;
 pub mod machine;
 pub mod nat;
 pub mod runner;

@@ -25,6 +25,10 @@ const NEEDED: &Needed = &[
     ("iproute2", "ip"),
     ("isc-dhcp-client", "dhclient"),
     ("iputils-ping", "ping"),
+    ("libvirt-clients", "virsh"),
+    ("libvirt-daemon", "libvirtd"),
+    // Its driver for QEMU, a shared object; this program comes with it.
+    ("libvirt-daemon-driver-qemu", "virt-qemu-run"),
     ("lintian", "lintian"),
     ("man-db", "man"),
     ("mmdebstrap", "mmdebstrap"),
