@@ -2,7 +2,7 @@
 
 use std::{
     cell::OnceCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     path::{Path, PathBuf},
 };
@@ -31,6 +31,7 @@ pub struct Session {
     pins: Pins,
     state: Option<RunState>,
     adopts: bool,
+    left_alone: BTreeSet<u32>,
     /// As the daemon knows it.
     place: Vec<String>,
     present: OnceCell<BTreeMap<String, u32>>,
@@ -101,6 +102,7 @@ impl Session {
             pins,
             state: None,
             adopts: false,
+            left_alone: BTreeSet::new(),
             place: global
                 .words()
                 .iter()
@@ -143,6 +145,17 @@ impl Session {
     /// Whether interfaces that are found become ports from now on, as the daemon has it.
     pub fn adopt(&mut self, adopts: bool) {
         self.adopts = adopts;
+    }
+
+    /// Leaves interfaces, by index, to who made them, when others become ports that are found.
+    pub fn leave_alone(&mut self, interfaces: BTreeSet<u32>) {
+        self.left_alone = interfaces;
+    }
+
+    /// The interfaces that are left to who made them.
+    #[must_use]
+    pub fn left_alone(&self) -> &BTreeSet<u32> {
+        &self.left_alone
     }
 
     /// Does not wait long for the switch's lock any more: who cannot have it has other things to do.

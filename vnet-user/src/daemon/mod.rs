@@ -38,8 +38,6 @@ use self::watch::{Seen, Watch};
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest such pause.
 const RETRY_LAST: Duration = Duration::from_secs(30);
-/// The longest that changes wait for interfaces that come one after the other.
-const SETTLING_MAX: Duration = Duration::from_secs(2);
 /// Least time between two changes of all cached decisions for routes and neighbours.
 const WAYS_PAUSE: Duration = Duration::from_millis(100);
 
@@ -110,8 +108,6 @@ async fn serve_dhcp(session: &Session) -> Result<(), Error> {
 struct Daemon<'a> {
     session: &'a mut Session,
     watch: Watch,
-    /// Since when and until when changes wait, for who made an interface may put it into a bridge.
-    settling: Option<(Instant, Instant)>,
     /// When what could not be done is tried again, and the pause before that.
     retry: Option<(Instant, Duration)>,
     /// When cached decisions were last changed for routes and neighbours, and whether they are due.
@@ -136,7 +132,6 @@ impl Daemon<'_> {
         let mut daemon = Daemon {
             watch: Watch::default(),
             session,
-            settling: None,
             retry: None,
             ways: (Instant::now(), false),
             revert_after: Instant::now(),
@@ -216,13 +211,7 @@ impl Daemon<'_> {
         self.ways.1 |= news.ways || links;
         // What failed has its time: it makes news by itself.
         if (news.addresses || links) && self.retry.is_none() {
-            match self.watch.settles() {
-                Some(until) => {
-                    let since = self.settling.map_or_else(Instant::now, |(since, _)| since);
-                    self.settling = Some((since, until.min(since + SETTLING_MAX)));
-                }
-                None => self.sync(),
-            }
+            self.sync();
         }
     }
 
@@ -232,7 +221,7 @@ impl Daemon<'_> {
             "following changes on the host, for {}",
             self.session.switch()
         );
-        self.settling = None;
+        self.session.leave_alone(self.watch.unsettled());
         let seen = self.watch.look(self.session);
         let begun = Instant::now();
         match self.edit(&doing, Session::sync) {
@@ -274,7 +263,11 @@ impl Daemon<'_> {
     /// Does what is due by the clock.
     fn look_after(&mut self) {
         let now = Instant::now();
-        if self.next_sync().is_some_and(|at| at <= now) {
+        let due = match self.retry {
+            Some((at, _)) => at <= now,
+            None => self.watch.has_settled(),
+        };
+        if due {
             self.sync();
         }
         if self.ways.1 && now.duration_since(self.ways.0) >= WAYS_PAUSE {
@@ -291,17 +284,11 @@ impl Daemon<'_> {
         let confirm = pending
             .map(|pending| (now + Duration::from_secs(pending.left_s())).max(self.revert_after));
         let ways = self.ways.1.then_some(self.ways.0 + WAYS_PAUSE);
-        [self.next_sync(), ways, confirm]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// When changes that were put off are made.
-    fn next_sync(&self) -> Option<Instant> {
-        let retry = self.retry.map(|(at, _)| at);
-        let settled = self.settling.map(|(_, until)| until);
-        [retry, settled].into_iter().flatten().min()
+        let sync = match self.retry {
+            Some((at, _)) => Some(at),
+            None => self.watch.next_settled(),
+        };
+        [sync, ways, confirm].into_iter().flatten().min()
     }
 
     /// Has every connection look for its way again with its next packet.

@@ -10,8 +10,9 @@ use crate::gateway;
 use crate::host::{Link, Links};
 use crate::runtime::Session;
 
-/// How long an interface that is up and in no bridge may be about to be put into one.
-const SETTLED_UP: Duration = Duration::from_millis(200);
+/// How long an interface that is up and in no bridge may be about to be put into one. Most tools do
+/// that first.
+const SETTLED_UP: Duration = Duration::from_millis(20);
 /// How long one may take that is not up yet: Proxmox's script loads its modules first.
 const SETTLED_DOWN: Duration = Duration::from_secs(1);
 
@@ -32,6 +33,8 @@ pub(super) struct Watch {
 struct Newcomer {
     first_seen: Instant,
     up_since: Option<Instant>,
+    /// Whether it was left to the switch when it had settled.
+    is_passed_on: bool,
 }
 
 impl Newcomer {
@@ -69,12 +72,32 @@ impl Watch {
         self.concerning(session, &links) != self.seen
     }
 
-    /// When what has come will be in its bridge, if it is to be in one that somebody else puts it into;
-    /// `None` when it is.
-    pub(super) fn settles(&self) -> Option<Instant> {
+    /// The interfaces that are left to who made them for the moment.
+    pub(super) fn unsettled(&self) -> BTreeSet<u32> {
         let now = Instant::now();
-        let times = self.newcomers.values().map(Newcomer::settles);
-        times.filter(|at| *at > now).max()
+        let newcomers = self.newcomers.iter();
+        let unsettled = newcomers.filter(|(_, newcomer)| newcomer.settles() > now);
+        unsettled.map(|(index, _)| *index).collect()
+    }
+
+    /// When the next of these has settled.
+    pub(super) fn next_settled(&self) -> Option<Instant> {
+        let waiting = self.newcomers.values();
+        let waiting = waiting.filter(|newcomer| !newcomer.is_passed_on);
+        waiting.map(Newcomer::settles).min()
+    }
+
+    /// Whether some have settled since this was last asked.
+    pub(super) fn has_settled(&mut self) -> bool {
+        let now = Instant::now();
+        let mut settled = false;
+        for newcomer in self.newcomers.values_mut() {
+            if !newcomer.is_passed_on && newcomer.settles() <= now {
+                newcomer.is_passed_on = true;
+                settled = true;
+            }
+        }
+        settled
     }
 
     fn note_newcomers(&mut self, session: &Session, links: &[Link]) {
@@ -96,6 +119,7 @@ impl Watch {
                     .and_then(|known| known.up_since)
                     .or(Some(now))
                     .filter(|_| link.up),
+                is_passed_on: known.is_some_and(|known| known.is_passed_on),
             };
             self.newcomers.insert(link.index, newcomer);
         }

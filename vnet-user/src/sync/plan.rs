@@ -135,7 +135,8 @@ fn adopt(
     links: &[Link],
     taken: &BTreeSet<u32>,
 ) -> (Config, BTreeMap<String, AdoptedRun>, Vec<String>) {
-    let (mut found, mut warnings) = adopt::find(config, session.switch(), device, links, taken);
+    let taken = taken | session.left_alone();
+    let (mut found, mut warnings) = adopt::find(config, session.switch(), device, links, &taken);
     if !session.adopts() {
         warnings.clear();
         found.retain(|one| {
