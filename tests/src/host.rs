@@ -8,8 +8,10 @@
 
 mod address;
 mod daemon;
+mod enforced;
 mod guest;
 mod kernel;
+mod killed;
 mod leftovers;
 mod ran;
 mod station;
@@ -34,7 +36,9 @@ use xtask::{netns::Netns, paths, setup::is_root};
 pub use self::{
     address::Mac,
     daemon::Daemon,
+    enforced::Enforced,
     kernel::{BridgePort, Fingerprint, InterfaceFacts},
+    killed::{Ended, Step},
     ran::Ran,
     station::Station,
     views::FdbRow,

@@ -1,6 +1,6 @@
 //! Bringing a switch up and taking it down.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 
@@ -9,7 +9,6 @@ use crate::config::Config;
 use crate::datapath::{
     control::Control,
     object::{self, Sizes},
-    pins::ignore_absent,
 };
 use crate::dhcp::keeper;
 use crate::error::Error;
@@ -17,7 +16,7 @@ use crate::gateway;
 use crate::host::{Link, LinkKind, Links, bpffs, kernel, netns, privileges, signals::Held, sysctl};
 use crate::ports;
 use crate::runtime::Session;
-use crate::state::{self, RunState};
+use crate::state::{self, ChangeRun, RunState};
 use crate::sync;
 
 /// What a host must have before anything is changed.
@@ -65,6 +64,7 @@ pub fn up(session: &mut Session, old: &Config, config: &Config) -> Result<Vec<St
         refresh_programs(session)?;
         return session.sync(old, config);
     }
+    let mended = clear_half(session)?;
     if session.pins().exist() {
         return Err(Error::new(
             format!("bringing up the switch {}", session.switch()),
@@ -82,10 +82,15 @@ pub fn up(session: &mut Session, old: &Config, config: &Config) -> Result<Vec<St
         sync::sync(session, state, &Config::default(), config)
     });
     match result {
-        Ok((state, mut warnings)) => {
+        Ok((mut state, warnings)) => {
+            state.half = false;
+            state.change = ChangeRun::of(old, config);
+            state.save(session.run_dir(), session.switch())?;
             session.set_state(Some(state));
-            warnings.extend(strangers(session)?);
-            Ok(warnings)
+            let mut all: Vec<String> = mended.into_iter().collect();
+            all.extend(warnings);
+            all.extend(strangers(session)?);
+            Ok(all)
         }
         Err(error) => {
             if let Err(also) = down(session) {
@@ -94,6 +99,24 @@ pub fn up(session: &mut Session, old: &Config, config: &Config) -> Result<Vec<St
             Err(error)
         }
     }
+}
+
+/// Takes away what an `up` or a `down` left that was interrupted. Says so.
+fn clear_half(session: &mut Session) -> Result<Option<String>, Error> {
+    let Some(state) = RunState::load(session.run_dir(), session.switch())? else {
+        return Ok(None);
+    };
+    let here = netns::current_id()?;
+    // Of another namespace there is nothing here to take away.
+    if !state.half || state.netns != (here.dev, here.ino) {
+        return Ok(None);
+    }
+    down(session)?;
+    Ok(Some(format!(
+        "an `up` or a `down` of {} was interrupted: what it left was taken away, and the switch was \
+         brought up anew",
+        session.switch()
+    )))
 }
 
 /// Members of an adopted device that are no ports: vnet does not see their frames.
@@ -124,14 +147,7 @@ fn strangers(session: &Session) -> Result<Vec<String>> {
 fn begin(session: &mut Session, config: &Config) -> Result<RunState, Error> {
     let switch = session.switch().to_owned();
     let links = Links::open()?;
-    let mut created = false;
-    let device = match links.by_name(&switch)? {
-        Some(device) => device,
-        None => {
-            created = true;
-            links.create_bridge(&switch, gateway::stable_mac(&switch))?
-        }
-    };
+    let there = links.by_name(&switch)?;
     let here = netns::current_id()?;
     let sizes = Sizes {
         max_ports: config.settings.max_ports,
@@ -142,11 +158,15 @@ fn begin(session: &mut Session, config: &Config) -> Result<RunState, Error> {
     };
     let mut state = RunState {
         netns: (here.dev, here.ino),
-        created_device: created,
-        device: device.index,
+        created_device: there.is_none(),
+        device: there.as_ref().map_or(0, |device| device.index),
         sizes,
         object: object::object_id(),
+        half: true,
         image: String::new(),
+        config: String::new(),
+        change: None,
+        coming: None,
         fail_closed: false,
         vlans_before: None,
         sysctls: Vec::new(),
@@ -158,12 +178,16 @@ fn begin(session: &mut Session, config: &Config) -> Result<RunState, Error> {
     };
     // From here on there is something to take down.
     state.save(session.run_dir(), &switch)?;
-    session.set_state(Some(state.clone()));
-    if !created {
-        check_adopted(&switch, &device)?;
+    match &there {
+        Some(device) => check_adopted(&switch, device)?,
+        None => {
+            let device = links.create_bridge(&switch, gateway::stable_mac(&switch))?;
+            state.device = device.index;
+            state.save(session.run_dir(), &switch)?;
+        }
     }
-    set_sysctls(&switch, &mut state)?;
-    state.save(session.run_dir(), &switch)?;
+    session.set_state(Some(state.clone()));
+    set_sysctls(session, &mut state)?;
     session.set_state(Some(state.clone()));
 
     let pins = session.pins();
@@ -208,23 +232,26 @@ fn random_seed() -> Result<u64, Error> {
 
 /// The host answers ARP for an address only on the interface that holds it: with the kernel's
 /// defaults an uplink outside the switch and the switch device would both answer.
-fn set_sysctls(switch: &str, state: &mut RunState) -> Result<()> {
+fn set_sysctls(session: &Session, state: &mut RunState) -> Result<()> {
+    let switch = session.switch();
+    let doing = || format!("setting up the switch device {switch}");
     if state.created_device {
         // Router advertisements of the uplink's network reach the host by the uplink; a second
         // address and default route by the switch device is nothing that anyone asked for.
         let path = sysctl::ipv6_conf(switch, "accept_ra")?;
         if path.exists() {
-            sysctl::set(&path, "0")
-                .with_context(|| format!("setting up the switch device {switch}"))?;
+            sysctl::set(&path, "0").with_context(doing)?;
         }
     }
     for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
         let path = sysctl::ipv4_conf(switch, key)?;
-        let before = sysctl::set(&path, value)
-            .with_context(|| format!("setting up the switch device {switch}"))?;
+        let before = sysctl::read(&path).with_context(doing)?;
         if !state.created_device && before != value {
-            state.sysctls.push((path, before));
+            // On record first: whatever ends this process, it is put back.
+            state.sysctls.push((path.clone(), before));
+            state.save(session.run_dir(), switch)?;
         }
+        sysctl::set(&path, value).with_context(doing)?;
     }
     Ok(())
 }
@@ -261,6 +288,10 @@ pub fn down(session: &mut Session) -> Result<(), Error> {
     };
     let saved = RunState::load(session.run_dir(), session.switch())?;
     if let Some(mut state) = saved {
+        if !state.half {
+            state.half = true;
+            keep(state.save(session.run_dir(), session.switch()));
+        }
         let mut ports = std::mem::take(&mut state.ports);
         // The device last: its members leave it first.
         let mut names: Vec<String> = ports.keys().cloned().collect();
@@ -281,8 +312,13 @@ pub fn down(session: &mut Session) -> Result<(), Error> {
         }
         if state.created_device {
             match links.by_name(session.switch()) {
-                // A device of the same name that somebody made since is not ours.
-                Ok(Some(device)) if device.index == state.device => {
+                // A device of the same name that somebody made since is not ours. One without a
+                // number was on its way to being made.
+                Ok(Some(device))
+                    if device.index == state.device
+                        || state.device == 0
+                            && device.mac == gateway::stable_mac(session.switch()) =>
+                {
                     keep(links.delete(device.index));
                 }
                 Ok(_) => {}
@@ -305,11 +341,7 @@ pub fn down(session: &mut Session) -> Result<(), Error> {
         keeper::end_left_over(session.dhcp());
     }
     keep(session.pins().remove());
-    let path = state::path(session.run_dir(), session.switch());
-    keep(
-        ignore_absent(fs::remove_file(&path))
-            .with_context(|| format!("removing {}", path.display())),
-    );
+    keep(RunState::remove(session.run_dir(), session.switch()));
     session.set_state(None);
     Ok(first?)
 }

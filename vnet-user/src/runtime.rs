@@ -245,7 +245,10 @@ impl Session {
             None
         };
         self.present = OnceCell::new();
-        self.check_netns()
+        self.check_netns()?;
+        // Half a switch is none: `up` makes a whole one.
+        self.state.take_if(|state| state.half);
+        Ok(())
     }
 
     /// Remembers the state after `up` or `down`.

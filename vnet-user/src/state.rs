@@ -11,7 +11,9 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::object::Sizes;
+use crate::compile::fnv1a;
+use crate::config::Config;
+use crate::datapath::{object::Sizes, pins::ignore_absent};
 
 /// A running switch's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +29,18 @@ pub struct RunState {
     pub sizes: Sizes,
     /// The object whose programs are attached.
     pub object: String,
+    /// It is being brought up or taken down. Where nobody holds the lock, that was interrupted, and
+    /// there is half a switch.
+    pub half: bool,
     /// The tables in force, as a fingerprint.
     pub image: String,
+    /// The configuration that they are made from, as a fingerprint.
+    pub config: String,
+    /// The last change of the document.
+    pub change: Option<ChangeRun>,
+    /// Tables that are on their way into force: as which generation, and made from which
+    /// configuration. Until they are there, those of the other generation are untouched.
+    pub coming: Option<(u32, String)>,
     /// Members of the switch device are cut off from the plain bridge.
     pub fail_closed: bool,
     /// Whether the switch device filtered by VLAN, and the VLAN that it gave to new members, before
@@ -46,6 +58,34 @@ pub struct RunState {
     pub slots: BTreeMap<u16, (String, String)>,
     /// Networks by segment.
     pub segments: BTreeMap<u16, String>,
+}
+
+/// A change that is made to the datapath before the document: which of the two configurations the
+/// document is shows afterwards whether it came to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChangeRun {
+    /// The configuration before, as a fingerprint.
+    pub from: String,
+    /// The configuration that the document becomes, as a fingerprint.
+    pub to: String,
+}
+
+impl ChangeRun {
+    /// The change of `from` to `to`, if it is one.
+    #[must_use]
+    pub fn of(from: &Config, to: &Config) -> Option<Self> {
+        (from != to).then(|| Self {
+            from: fingerprint(from),
+            to: fingerprint(to),
+        })
+    }
+}
+
+/// Tells one configuration from another.
+#[must_use]
+pub fn fingerprint(config: &Config) -> String {
+    format!("{:016x}", fnv1a(format!("{config:?}").as_bytes()))
 }
 
 /// How a port is attached, and what was changed for it.
@@ -130,6 +170,23 @@ impl RunState {
         serde_json::from_str(&text)
             .map(Some)
             .with_context(|| format!("reading {}", path.display()))
+    }
+
+    /// Whether there is a state, or the beginning of one.
+    #[must_use]
+    pub fn has_begun(run_dir: &Path, switch: &str) -> bool {
+        let path = path(run_dir, switch);
+        path.exists() || path.with_extension("new").exists()
+    }
+
+    /// Removes the state of a switch that is down, and what an interrupted [`Self::save`] left.
+    pub fn remove(run_dir: &Path, switch: &str) -> Result<()> {
+        let path = path(run_dir, switch);
+        for file in [&path.with_extension("new"), &path] {
+            ignore_absent(fs::remove_file(file))
+                .with_context(|| format!("removing {}", file.display()))?;
+        }
+        Ok(())
     }
 
     /// Writes the state, as a whole or not at all.

@@ -19,7 +19,7 @@ use crate::gateway;
 use crate::host::{Links, grace::ShortGracePeriods};
 use crate::ports::{self, Role, Steps, Wanted};
 use crate::runtime::Session;
-use crate::state::{GatewayRun, PortRun, RunState};
+use crate::state::{ChangeRun, GatewayRun, PortRun, RunState, fingerprint};
 
 use self::plan::Plan;
 
@@ -40,6 +40,9 @@ pub fn sync(
     new: &Config,
 ) -> Result<(RunState, Vec<String>), Error> {
     let links = Links::open()?;
+    let mut state = state;
+    let interrupted = settle_interrupted(session, &mut state, old)?;
+    state.change = ChangeRun::of(old, new);
     let before = state.clone();
     let mut run = Run {
         session,
@@ -74,7 +77,35 @@ pub fn sync(
         state, warnings, ..
     } = run;
     state.save(session.run_dir(), session.switch())?;
-    Ok((state, warnings))
+    Ok((state, interrupted.into_iter().chain(warnings).collect()))
+}
+
+/// Finds out which configuration the tables in force are made from, where a change may have been
+/// interrupted: the document, which becomes the new one last, is `document`. Says what was found.
+fn settle_interrupted(
+    session: &Session,
+    state: &mut RunState,
+    document: &Config,
+) -> Result<Option<String>, Error> {
+    let change = state.change.take();
+    if let Some((generation, config)) = state.coming.take()
+        && publish::generation(session.pins())? == generation
+    {
+        state.config = config;
+    }
+    let document = fingerprint(document);
+    Ok(change
+        .filter(|change| change.from == document && change.to != document)
+        .map(|change| {
+            if state.config == change.to {
+                "a change was interrupted: its tables were in force, and the document is the one \
+                 before; what the document says is put into force"
+            } else {
+                "a change was interrupted before it came into force: the tables in force were the \
+                 document's, and what was done beside them is put back"
+            }
+            .into()
+        }))
 }
 
 /// Whether the plain bridge behind the switch must not forward.
@@ -147,7 +178,7 @@ impl Run<'_> {
         // An uplink that leaves goes first: to the new tables its frames would be nobody's, and
         // they are the host's.
         self.release_others(plan, |run| run.kind == Role::Uplink.name())?;
-        self.publish(&plan.image)?;
+        self.publish(&plan.image, config)?;
         self.release_others(plan, |_| true)?;
         self.release_gateways(plan)?;
         // Before any port is attached: an uplink that does not know the host's own address would
@@ -320,16 +351,21 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn publish(&mut self, image: &Image) -> Result<(), Error> {
+    fn publish(&mut self, image: &Image, config: &Config) -> Result<(), Error> {
         let print = format!("{:016x}", fnv1a(format!("{image:?}").as_bytes()));
         if self.state.image == print {
+            self.state.config = fingerprint(config);
             return Ok(());
         }
         // Whatever ends this process, nobody takes the tables for what they were.
         self.state.image.clear();
+        let next = publish::generation(self.session.pins())? ^ 1;
+        self.state.coming = Some((next, fingerprint(config)));
         self.save()?;
         publish::publish(self.session.pins(), &self.state.sizes, image)?;
         self.state.image = print;
+        self.state.config = fingerprint(config);
+        self.state.coming = None;
         Ok(())
     }
 
@@ -442,6 +478,7 @@ impl Run<'_> {
             }
         }
         let restored = self.plan(old).and_then(|plan| self.reach(&plan, old));
+        self.state.change = None;
         if let Err(error) = restored {
             log::warn!("bringing back the configuration before: {error}");
         }

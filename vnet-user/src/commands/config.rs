@@ -150,7 +150,7 @@ fn rollback(session: &mut Session, output: &Output, id: Option<u32>) -> Result<(
     let checkpoints = store.checkpoints();
     let id = match id {
         Some(id) => id,
-        None => checkpoints.last()?.ok_or_else(|| {
+        None => store.last_other()?.ok_or_else(|| {
             Error::new(
                 format!("rolling back the switch {}", session.switch()),
                 "no document has been kept: no command has changed it yet",

@@ -11,7 +11,7 @@ use crate::state::RunState;
 pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
     let nothing = session.state().is_none()
         && !session.pins().exist()
-        && RunState::load(session.run_dir(), session.switch())?.is_none();
+        && !RunState::has_begun(session.run_dir(), session.switch());
     if nothing {
         output.note(&format!("the switch {} is down already", session.switch()));
         return Ok(());

@@ -90,6 +90,21 @@ impl Store {
         &self.checkpoints
     }
 
+    /// The last of them that is another document than the present one: a change that was interrupted
+    /// at its end has kept what it did not replace.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn last_other(&self) -> Result<Option<u32>, Error> {
+        let now = self.source()?.map(|document| document.text);
+        for checkpoint in self.checkpoints.list()?.iter().rev() {
+            if Some(self.checkpoints.load(checkpoint.id)?.text) != now {
+                return Ok(Some(checkpoint.id));
+            }
+        }
+        Ok(None)
+    }
+
     /// The configuration, checked; `None` while there is no document. Needs no lock: the document
     /// is only ever replaced as a whole.
     ///
@@ -135,6 +150,7 @@ impl Store {
     ) -> Result<Edited, Error> {
         // From here on the kernel and the document change together or not at all.
         let _held = Held::begin();
+        self.clear_staged();
         let (text, old) = self.read()?.unwrap_or_default();
         let mut new = old.clone();
         edit(&mut new).map_err(|refusal| refusal.doing(doing))?;
@@ -167,6 +183,7 @@ impl Store {
         source.config(&self.switch)?;
         let _lock = self.lock()?;
         let _held = Held::begin();
+        self.clear_staged();
         let before = self.source()?.map(|before| before.text);
         let mut noted = false;
         if before.as_ref() != Some(&source.text) {
@@ -222,9 +239,22 @@ impl Store {
     /// The file cannot be removed.
     pub fn confirm(&self) -> Result<bool, Error> {
         let _lock = self.lock()?;
-        let there = self.pending.load()?.is_some();
+        let there = self.waiting()?.is_some();
         self.pending.remove()?;
         Ok(there)
+    }
+
+    /// What waits to be confirmed, for who holds the lock. Where the document is the one before,
+    /// applying it was interrupted and nothing waits: that is forgotten.
+    fn waiting(&self) -> Result<Option<Pending>, Error> {
+        let Some(pending) = self.pending.load()? else {
+            return Ok(None);
+        };
+        if pending.before == self.source()?.map(|document| document.text) {
+            self.pending.remove()?;
+            return Ok(None);
+        }
+        Ok(Some(pending))
     }
 
     /// Takes back what waits to be confirmed: the document before is in force again. `None` when
@@ -257,7 +287,7 @@ impl Store {
 
     /// Another change on top of one that is perhaps taken back would be lost with it.
     fn refuse_pending(&self, doing: &str) -> Result<(), Error> {
-        let Some(pending) = self.pending.load()? else {
+        let Some(pending) = self.waiting()? else {
             return Ok(());
         };
         Err(Error::new(
@@ -390,14 +420,26 @@ impl Store {
 
     /// Writes the new document beside the old one, onto the disk.
     fn stage(&self, text: &str) -> Result<Staged, Error> {
+        let (target, file) = self.places();
+        make_dir(target.parent().unwrap_or(Path::new(".")), 0o755)?;
+        let mode = fs::metadata(&target).map_or(0o644, |meta| meta.permissions().mode() & 0o7777);
+        Staged::write(file, target, mode, text)
+    }
+
+    /// Where the document is, and where the new one is written, which the lock makes ours.
+    fn places(&self) -> (PathBuf, PathBuf) {
         // A document that is a link stays one: what it leads to is replaced.
         let target = fs::canonicalize(&self.document).unwrap_or_else(|_| self.document.clone());
-        let dir = target.parent().unwrap_or(Path::new(".")).to_owned();
-        make_dir(&dir, 0o755)?;
-        let mode = fs::metadata(&target).map_or(0o644, |meta| meta.permissions().mode() & 0o7777);
-        // The lock makes the name ours; what a crash left there is overwritten.
+        let dir = target.parent().unwrap_or(Path::new("."));
         let file = dir.join(format!(".{}.toml.new", self.switch));
-        Staged::write(file, target, mode, text)
+        (target, file)
+    }
+
+    /// Removes what a change that was interrupted left beside the document.
+    fn clear_staged(&self) {
+        let (_, file) = self.places();
+        // Nothing reads it.
+        let _ = fs::remove_file(file);
     }
 }
 

@@ -51,6 +51,16 @@ pub fn publish(pins: &Pins, sizes: &Sizes, image: &Image) -> Result<()> {
     compared
 }
 
+/// The generation in force.
+///
+/// # Errors
+/// The switch is not up.
+pub fn generation(pins: &Pins) -> Result<u32> {
+    let conf = maps::array::<SwitchConf>(pins, "switch_conf")?;
+    let current = conf.get(&0, 0).context("reading the switch's state")?;
+    Ok(current.generation & 1)
+}
+
 /// Has every connection be decided on again with its next packet, as after a change. Whoever calls
 /// this holds the switch's lock.
 ///
@@ -97,12 +107,7 @@ pub fn next_conf(
 
 /// The ports in force, by slot.
 pub fn ports_in_force(pins: &Pins, sizes: &Sizes) -> Result<BTreeMap<u16, PortConf>> {
-    let conf = maps::array::<SwitchConf>(pins, "switch_conf")?;
-    let generation = conf
-        .get(&0, 0)
-        .context("reading the switch's state")?
-        .generation
-        & 1;
+    let generation = generation(pins)?;
     let ports = Batch::<PortConf>::open(pins, "ports")?
         .read(generation * sizes.max_ports, sizes.max_ports as usize)?;
     Ok((0..)

@@ -137,6 +137,13 @@ fn adopt(
 ) -> (Config, BTreeMap<String, AdoptedRun>, Vec<String>) {
     let taken = taken | session.left_alone();
     let (mut found, mut warnings) = adopt::find(config, session.switch(), device, links, &taken);
+    // What a change that was interrupted made a member, nobody else has: it is given back.
+    found.retain(|one| {
+        let name = &one.port.name;
+        one.profile.is_some()
+            || state.adopted.contains_key(name)
+            || !state.ports.get(name).is_some_and(|run| run.enslaved)
+    });
     if !session.adopts() {
         warnings.clear();
         found.retain(|one| {

@@ -34,6 +34,7 @@ const NEEDED: &Needed = &[
     ("mmdebstrap", "mmdebstrap"),
     ("nftables", "nft"),
     ("qemu-system-x86", "qemu-system-x86_64"),
+    ("strace", "strace"),
     ("stun-client", "stun"),
     ("systemd", "systemd-analyze"),
     ("tcpdump", "tcpdump"),
