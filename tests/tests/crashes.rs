@@ -14,7 +14,7 @@ use vnet_tests::{
 };
 
 /// Most steps of a sweep, unless every one is asked for.
-const AT_MOST: usize = 25;
+const AT_MOST: usize = 18;
 
 /// The machine that the new document denies.
 const DENIED: Mac = Mac::of(2);
@@ -193,7 +193,7 @@ fn sweep(world: &World, name: &str, line: &str, prepare: &dyn Fn()) {
         let ended = host.kill_at(line, &step);
         killed += u32::from(ended.killed);
         let after = format!("{name}, killed at {step:?}");
-        at_new += u32::from(host.enforced().difference(&old.tables).len() > 0);
+        at_new += u32::from(!host.enforced().difference(&old.tables).is_empty());
         check_and_mend(world, [&old, &new], &after);
     }
     eprintln!("{name}: killed {killed} times, {at_new} times with the new tables in force");

@@ -14,7 +14,7 @@ use vnet_tests::{
     wait,
 };
 
-use crate::{SIZES, at};
+use crate::{Done, SIZES, at};
 
 #[test]
 fn flow_list_shows_connections() {
@@ -258,13 +258,4 @@ fn flow_survives_changes_of_other_rules() {
     lab.host.vnet("network add green");
     tcp.exchange(100_000, 100_000);
     assert_eq!(lab.flow_of("tcp", tcp.seen.client).rule(), id);
-}
-
-/// Says that it is over, however the scope is left.
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

@@ -25,11 +25,15 @@ mod masquerade;
 mod mss;
 mod pool;
 mod reach;
+mod restart;
 mod states;
 mod static_rule;
 mod stun_client;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use vnet_tests::nat::{Connection, Datagrams, FAR, Lab, PHYS, UPLINK, Vm};
 use xtask::netns::Netns;
@@ -73,4 +77,13 @@ fn udp_out(vm: &Vm, port: u16, to: &Netns, address: IpAddr, sizes: &[usize]) -> 
     let seen = datagrams.exchange(sizes);
     assert_eq!(seen.by_server.ip(), UPLINK.like(address), "{seen:?}");
     seen.by_server
+}
+
+/// Says that it is over, however the scope is left.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
