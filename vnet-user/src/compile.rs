@@ -243,7 +243,16 @@ fn segment_ids(config: &Config) -> BTreeMap<String, u16> {
 /// FNV-1a, 64 bits: a hash that stays the same between builds.
 #[must_use]
 pub fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+    fnv1a_on(FNV_BASIS, bytes)
+}
+
+/// What [`fnv1a`] begins with.
+pub const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// [`fnv1a`] of what `hash` is of, followed by `bytes`.
+#[must_use]
+pub fn fnv1a_on(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }

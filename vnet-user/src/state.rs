@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::{self, Debug, Write as _},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -11,7 +12,7 @@ use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::compile::fnv1a;
+use crate::compile::{FNV_BASIS, fnv1a_on};
 use crate::config::Config;
 use crate::datapath::{object::Sizes, pins::ignore_absent};
 
@@ -85,7 +86,24 @@ impl ChangeRun {
 /// Tells one configuration from another.
 #[must_use]
 pub fn fingerprint(config: &Config) -> String {
-    format!("{:016x}", fnv1a(format!("{config:?}").as_bytes()))
+    print_of(config)
+}
+
+/// Tells one value from another, by all that `Debug` shows of it.
+#[must_use]
+pub fn print_of(value: &impl Debug) -> String {
+    /// Hashes what is written, which is nowhere as a whole: rules come by the ten thousand.
+    struct Print(u64);
+    impl fmt::Write for Print {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0 = fnv1a_on(self.0, text.as_bytes());
+            Ok(())
+        }
+    }
+    let mut print = Print(FNV_BASIS);
+    // Nothing that is written to can fail.
+    let _ = write!(print, "{value:?}");
+    format!("{:016x}", print.0)
 }
 
 /// How a port is attached, and what was changed for it.
@@ -193,7 +211,7 @@ impl RunState {
     pub fn save(&self, run_dir: &Path, switch: &str) -> Result<()> {
         let path = path(run_dir, switch);
         let new = path.with_extension("new");
-        let text = serde_json::to_string_pretty(self).context("spelling the switch's state")?;
+        let text = serde_json::to_string(self).context("spelling the switch's state")?;
         fs::write(&new, text).with_context(|| format!("writing {}", new.display()))?;
         fs::rename(&new, &path).with_context(|| format!("replacing {}", path.display()))
     }

@@ -11,7 +11,7 @@ use vnet_common::{
 };
 
 use crate::attach;
-use crate::compile::{Image, fnv1a};
+use crate::compile::Image;
 use crate::config::{Config, FailMode, Mode};
 use crate::datapath::{control::Control, counters, fdb, publish};
 use crate::error::Error;
@@ -19,12 +19,12 @@ use crate::gateway;
 use crate::host::{Links, grace::ShortGracePeriods};
 use crate::ports::{self, Role, Steps, Wanted};
 use crate::runtime::Session;
-use crate::state::{ChangeRun, GatewayRun, PortRun, RunState, fingerprint};
+use crate::state::{ChangeRun, GatewayRun, PortRun, RunState, fingerprint, print_of};
 
 use self::plan::Plan;
 
-/// From so many new ports on, the kernel's waits for each are worth shortening.
-const MANY_PORTS: usize = 8;
+/// From so many ports on that come or go, the kernel's waits for each are worth shortening.
+pub const MANY_PORTS: usize = 8;
 
 /// How often ports are attached again when an interface went meanwhile.
 const TRIES: u32 = 3;
@@ -172,9 +172,11 @@ impl Run<'_> {
             .iter()
             .filter(|p| !self.state.ports.contains_key(&p.name))
             .count();
+        let ports = self.state.ports.iter();
+        let stale = ports.filter(|(name, run)| !is_wanted(plan, name, run));
         // Somebody waits for the one that the daemon adopts.
         let many = if self.session.adopts() { 1 } else { MANY_PORTS };
-        let _short = (fresh >= many).then(ShortGracePeriods::begin);
+        let _short = (fresh >= many || stale.count() >= MANY_PORTS).then(ShortGracePeriods::begin);
         // An uplink that leaves goes first: to the new tables its frames would be nobody's, and
         // they are the host's.
         self.release_others(plan, |run| run.kind == Role::Uplink.name())?;
@@ -305,10 +307,8 @@ impl Run<'_> {
             .gateways
             .keys()
             .filter(|name| {
-                !plan
-                    .ports
-                    .iter()
-                    .any(|wanted| wanted.name == **name && wanted.gateway.is_some())
+                plan.port(name)
+                    .is_none_or(|wanted| wanted.gateway.is_none())
             })
             .cloned()
             .collect();
@@ -343,6 +343,9 @@ impl Run<'_> {
         let mut run = self.state.gateways.get(name).cloned().unwrap_or_default();
         let (state, session) = (&mut self.state, self.session);
         let mut save = |run: &GatewayRun| {
+            if state.gateways.get(name) == Some(run) {
+                return Ok(());
+            }
             state.gateways.insert(name.clone(), run.clone());
             state.save(session.run_dir(), session.switch())
         };
@@ -352,7 +355,7 @@ impl Run<'_> {
     }
 
     fn publish(&mut self, image: &Image, config: &Config) -> Result<(), Error> {
-        let print = format!("{:016x}", fnv1a(format!("{image:?}").as_bytes()));
+        let print = print_of(image);
         if self.state.image == print {
             self.state.config = fingerprint(config);
             return Ok(());
@@ -492,9 +495,8 @@ impl Run<'_> {
 }
 
 fn is_wanted(plan: &Plan, name: &str, run: &PortRun) -> bool {
-    plan.ports.iter().any(|wanted| {
-        wanted.name == name
-            && wanted.link.index == run.ifindex
+    plan.port(name).is_some_and(|wanted| {
+        wanted.link.index == run.ifindex
             && wanted.role.name() == run.kind
             && wanted.member == run.member
     })

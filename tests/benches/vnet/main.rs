@@ -37,7 +37,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Suite {
-    /// The switch: packet rate, scaling, TCP, round trip, `up`, memory
+    /// The switch: packet rate, scaling, TCP, round trip, `up`, memory, large documents
     L2(l2::Options),
     /// The NAT gateway: packet rate, new flows, TCP, round trip, memory, expiry
     Nat(nat::Options),

@@ -77,6 +77,13 @@ impl VnetUser {
         command
     }
 
+    /// Writes a file to apply, beside the document; gives its path.
+    pub fn file(&self, name: &str, text: &str) -> Result<String> {
+        let path = Path::new(CONFIG_DIR).join(format!("{}.{name}", self.switch));
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path.display().to_string())
+    }
+
     /// Writes ports into the document, as one would by hand; the next `up` takes them over.
     pub fn write_ports(&self, ports: &[String]) -> Result<()> {
         let path = self.document();

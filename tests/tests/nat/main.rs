@@ -26,6 +26,7 @@ mod mss;
 mod pool;
 mod reach;
 mod restart;
+mod scale;
 mod states;
 mod static_rule;
 mod stun_client;

@@ -1,6 +1,6 @@
 //! What a switch is to be, with the interfaces that there are: worked out before anything is touched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::adopt;
 use crate::compile::{self, Facts, Image, Interface};
@@ -19,6 +19,8 @@ pub(super) struct Plan {
     pub(super) adopted: BTreeMap<String, AdoptedRun>,
     pub(super) device: Link,
     pub(super) ports: Vec<Wanted>,
+    /// Places in `ports` by name.
+    places: HashMap<String, usize>,
     pub(super) xdp: BTreeMap<String, XdpPlan>,
     pub(super) image: Image,
     pub(super) warnings: Vec<String>,
@@ -105,14 +107,21 @@ impl Plan {
         warnings.extend(useless_uplinks(config, switch, &ports));
         let facts = facts(session, state, config, &ports, links.addresses()?)?;
         let image = compile::compile(config, &facts)?;
+        let names = ports.iter().map(|wanted| wanted.name.clone());
         Ok(Self {
             adopted,
             device,
+            places: names.zip(0..).collect(),
             ports,
             xdp,
             image,
             warnings,
         })
+    }
+
+    /// The port of this name.
+    pub(super) fn port(&self, name: &str) -> Option<&Wanted> {
+        self.places.get(name).map(|place| &self.ports[*place])
     }
 
     /// Whether an interface is gone that was there when this was made.

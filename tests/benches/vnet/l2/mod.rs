@@ -1,6 +1,7 @@
 //! The switch.
 
 mod adopt;
+mod apply;
 mod rates;
 mod scaling;
 mod tcp;
@@ -47,6 +48,8 @@ enum Part {
     Up,
     /// Time until the daemon has made an interface a port
     Adopt,
+    /// Time of applying a large document
+    Apply,
 }
 
 impl Options {
@@ -73,6 +76,7 @@ struct Results {
     tcp: Option<tcp::Tcp>,
     up: Option<up::Up>,
     adopt: Option<adopt::Adopt>,
+    apply: Option<apply::Apply>,
     aims: Vec<Aim>,
 }
 
@@ -86,6 +90,7 @@ pub fn run(options: &Options) -> Result<()> {
         tcp: None,
         up: None,
         adopt: None,
+        apply: None,
         aims: Vec::new(),
     };
     if options.measures(Part::Rates) {
@@ -116,6 +121,12 @@ pub fn run(options: &Options) -> Result<()> {
         adopt.print();
         results.aims.extend(adopt.aims());
         results.adopt = Some(adopt);
+    }
+    if options.measures(Part::Apply) {
+        let apply = apply::run(options)?;
+        apply.print();
+        results.aims.extend(apply.aims());
+        results.apply = Some(apply);
     }
     if !results.aims.is_empty() {
         report::print_aims(&results.aims);
