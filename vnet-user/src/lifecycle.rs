@@ -8,12 +8,16 @@ use crate::attach;
 use crate::config::Config;
 use crate::datapath::{
     control::Control,
+    forgotten::Forgotten,
     object::{self, Sizes},
 };
 use crate::dhcp::keeper;
 use crate::error::Error;
 use crate::gateway;
-use crate::host::{Link, LinkKind, Links, bpffs, kernel, netns, privileges, signals::Held, sysctl};
+use crate::host::{
+    Link, LinkKind, Links, bpffs, grace::ShortGracePeriods, kernel, netns, privileges,
+    signals::Held, sysctl,
+};
 use crate::ports;
 use crate::runtime::Session;
 use crate::state::{self, ChangeRun, RunState};
@@ -40,17 +44,30 @@ pub fn check_host(session: &Session) -> Result<(), Error> {
         )
         .mend("name the network namespace with --netns, or mount a BPF file system first"));
     }
-    if let Some(other) = session.pins().foreign().first() {
-        return Err(Error::new(
-            doing(),
-            format_args!(
-                "{} holds a datapath of another layout, made by another version of vnet",
-                other.display()
-            ),
-        )
-        .mend("take the switch down with the vnet-user that brought it up"));
-    }
     Ok(())
+}
+
+/// Whether the datapath that is there, if any, can be gone on with.
+///
+/// # Errors
+/// It is another version's, with maps that this one cannot read: says what is lost with it.
+pub fn check_layout(session: &Session) -> Result<(), Error> {
+    let Some(other) = session.pins().foreign().into_iter().next() else {
+        return Ok(());
+    };
+    Err(Error::new(
+        format!("bringing up the switch {}", session.switch()),
+        format_args!(
+            "{} holds a datapath of another layout, made by another version of vnet; it runs on, \
+             and what it knows cannot be taken over: {}",
+            other.display(),
+            Forgotten::of(&other)
+        ),
+    )
+    .mend(format!(
+        "vnet-user --switch {} down, then up: that is forgotten, and no frame passes in between",
+        session.switch()
+    )))
 }
 
 /// Makes a switch that is down run with `config`, or makes one that is up equal to it. Returns
@@ -265,6 +282,18 @@ fn refresh_programs(session: &mut Session) -> Result<(), Error> {
         return Ok(());
     }
     let pins = session.pins();
+    object::check_layout(pins, &state.sizes).map_err(|error| {
+        let error = Error::from(error);
+        let why = format!(
+            "{}; it runs on, and what it knows cannot be taken over: {}",
+            error.why,
+            Forgotten::of(pins.dir())
+        );
+        Error::new(error.doing, why).mend(format!(
+            "vnet-user --switch {} down, then up: that is forgotten, and no frame passes in between",
+            session.switch()
+        ))
+    })?;
     let mut ebpf = object::load(pins, &state.sizes)?;
     object::pin_programs(&mut ebpf, pins)?;
     attach::replace_programs(pins)?;
@@ -293,6 +322,7 @@ pub fn down(session: &mut Session) -> Result<(), Error> {
             keep(state.save(session.run_dir(), session.switch()));
         }
         let mut ports = std::mem::take(&mut state.ports);
+        let _short = (ports.len() >= sync::MANY_PORTS).then(ShortGracePeriods::begin);
         // The device last: its members leave it first.
         let mut names: Vec<String> = ports.keys().cloned().collect();
         names.sort_by_key(|name| name == session.switch());
@@ -341,6 +371,7 @@ pub fn down(session: &mut Session) -> Result<(), Error> {
         keeper::end_left_over(session.dhcp());
     }
     keep(session.pins().remove());
+    keep(session.pins().remove_foreign());
     keep(RunState::remove(session.run_dir(), session.switch()));
     session.set_state(None);
     Ok(first?)

@@ -239,15 +239,17 @@ impl Session {
 
     /// Reads the running switch's state again.
     pub fn reload(&mut self) -> Result<(), Error> {
-        self.state = if self.pins.exist() {
+        let is_there = self.pins.exist();
+        self.state = if is_there || !self.pins.foreign().is_empty() {
             RunState::load(&self.run_dir, &self.switch)?
         } else {
             None
         };
         self.present = OnceCell::new();
         self.check_netns()?;
-        // Half a switch is none: `up` makes a whole one.
-        self.state.take_if(|state| state.half);
+        // Another version's is none of ours to work on, and half a switch is none: `up` makes a
+        // whole one.
+        self.state.take_if(|state| !is_there || state.half);
         Ok(())
     }
 

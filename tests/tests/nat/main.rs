@@ -19,6 +19,7 @@ mod forward;
 mod fragments;
 mod gso;
 mod host_services;
+mod layout;
 mod leaks;
 mod limits;
 mod masquerade;

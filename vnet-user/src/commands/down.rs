@@ -11,11 +11,17 @@ use crate::state::RunState;
 pub fn run(session: &mut Session, output: &Output) -> Result<(), Error> {
     let nothing = session.state().is_none()
         && !session.pins().exist()
+        && session.pins().foreign().is_empty()
         && !RunState::has_begun(session.run_dir(), session.switch());
     if nothing {
         output.note(&format!("the switch {} is down already", session.switch()));
         return Ok(());
     }
+    take_down(session)
+}
+
+/// Takes down what there is of the switch.
+pub(super) fn take_down(session: &mut Session) -> Result<(), Error> {
     // Half a switch would be worse than a whole one.
     privileges::check(&format!("taking down the switch {}", session.switch()))?;
     let store = session.store().clone();

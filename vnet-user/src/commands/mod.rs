@@ -24,6 +24,7 @@ mod up;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Edited, Invalid, SETTING_KEYS};
+use crate::datapath::forgotten::Forgotten;
 use crate::dhcp;
 use crate::error::{Error, ExitCode};
 use crate::output::Output;
@@ -109,8 +110,9 @@ fn tell(session: &Session, output: &Output, edited: &Edited) {
     for key in SETTING_KEYS.iter().filter(|key| key.needs_restart) {
         if key.get(&edited.old.settings) != key.get(&edited.new.settings) {
             output.note(&format!(
-                "{} is the size of a table: it changes by `down` and `up`",
-                key.name
+                "{} is the size of a table: it changes by `down` and `up`, which forget {}",
+                key.name,
+                Forgotten::of(session.pins().dir())
             ));
         }
     }

@@ -1,5 +1,8 @@
 //! `up`.
 
+use std::io::{self, IsTerminal as _};
+
+use super::down;
 use crate::cli::UpArgs;
 use crate::config::edits;
 use crate::dhcp;
@@ -14,6 +17,12 @@ pub fn run(session: &mut Session, output: &Output, args: UpArgs) -> Result<(), E
     let switch = session.switch().to_owned();
     let doing = format!("bringing up the switch {switch}");
     lifecycle::check_host(session)?;
+    if let Err(refusal) = lifecycle::check_layout(session) {
+        if !agrees(&refusal) {
+            return Err(refusal);
+        }
+        down::take_down(session)?;
+    }
     let links = Links::open()?;
     for uplink in &args.uplink {
         let found = links.by_name(uplink)?;
@@ -53,4 +62,17 @@ pub fn run(session: &mut Session, output: &Output, args: UpArgs) -> Result<(), E
         output.warn(warning);
     }
     Ok(())
+}
+
+/// Whether somebody at a terminal wants the switch anew, who is told what that costs.
+fn agrees(refusal: &Error) -> bool {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return false;
+    }
+    eprint!(
+        "{}: {}\ntake it down and bring it up anew? [y/N] ",
+        refusal.doing, refusal.why
+    );
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).is_ok() && answer.trim().eq_ignore_ascii_case("y")
 }

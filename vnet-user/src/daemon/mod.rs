@@ -127,6 +127,7 @@ impl Daemon<'_> {
         let mut interrupt = signal(SignalKind::interrupt()).doing(doing)?;
         let mut hangup = signal(SignalKind::hangup()).doing(doing)?;
         lifecycle::check_host(session)?;
+        lifecycle::check_layout(session)?;
         session.adopt(true);
         session.be_impatient();
         let mut daemon = Daemon {

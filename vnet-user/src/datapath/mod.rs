@@ -5,6 +5,7 @@ pub mod control;
 pub mod counters;
 pub mod fdb;
 pub mod flows;
+pub mod forgotten;
 pub mod mapped;
 pub mod maps;
 pub mod object;

@@ -290,7 +290,7 @@ fn check_pinned(
                     path.display()
                 ),
             )
-            .mend("take the switch down with the version that made it, or remove the folder")
+            .mend("take the switch down and up")
             .into());
         }
     }

@@ -78,6 +78,25 @@ impl Pins {
             .collect()
     }
 
+    /// The same switch's pins of another layout, in a folder of [`Self::foreign`].
+    fn of_layout(&self, dir: PathBuf) -> Self {
+        Self {
+            switch_dir: self.switch_dir.clone(),
+            dir,
+        }
+    }
+
+    /// Takes away what other versions of vnet pinned for this switch, as [`Self::remove`] does: every
+    /// layout has the same folders.
+    pub fn remove_foreign(&self) -> Result<()> {
+        let mut first = Ok(());
+        for dir in self.foreign() {
+            let removed = self.of_layout(dir).remove();
+            first = first.and(removed);
+        }
+        first
+    }
+
     /// Makes the folders.
     pub fn create(&self) -> Result<()> {
         for dir in ["progs", "links"] {

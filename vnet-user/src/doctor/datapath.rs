@@ -115,7 +115,7 @@ pub fn layouts(scope: &Scope, foreign: &[String]) -> Option<Check> {
         scope
             .fail(
                 "schema of the pins",
-                "take the switch down with the vnet-user that brought it up",
+                "vnet-user down, then up: connections and learned addresses are forgotten",
             )
             .detail(format_args!("{found} is of another version of vnet")),
     )
@@ -129,7 +129,7 @@ pub fn schema(scope: &Scope, differs: Option<String>) -> Check {
         Some(why) => scope
             .fail(
                 "layout of the maps",
-                "take the switch down with the vnet-user that brought it up",
+                "vnet-user down, then up: connections and learned addresses are forgotten",
             )
             .detail(why),
     }
