@@ -109,8 +109,14 @@ struct InForce {
 impl InForce {
     fn of(host: &Host) -> Self {
         let mut interfaces = host.interfaces();
-        // Made anew each time, its peer with an address that the kernel draws.
-        interfaces.retain(|name, _| !name.ends_with(".lan") && !name.contains(".lan."));
+        // The gateway's are made anew each time, the other end with an address that the kernel draws.
+        let made = format!("{}.", host.switch());
+        for (_, facts) in interfaces
+            .iter_mut()
+            .filter(|(name, _)| name.starts_with(&made))
+        {
+            facts.mac.clear();
+        }
         let fixed = host.fdb();
         let fixed = fixed.iter().filter(|row| row.kind == "static");
         Self {
