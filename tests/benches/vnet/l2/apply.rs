@@ -37,7 +37,7 @@ pub struct Apply {
 /// Applies a large document to a running switch, changes it, and takes it back.
 pub fn run(options: &Options) -> Result<Apply> {
     let netns = namespace("apply")?;
-    let switch = VnetUser::new("vbapply", netns.name())?;
+    let switch = VnetUser::new("vb", netns.name())?;
     netns.sh(
         "ip link add up0 up type veth peer name qup0 && ip link set qup0 up &&
          ip addr add 192.0.2.1/24 dev up0",
