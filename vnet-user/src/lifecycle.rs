@@ -15,8 +15,11 @@ use crate::dhcp::keeper;
 use crate::error::Error;
 use crate::gateway;
 use crate::host::{
-    Link, LinkKind, Links, bpffs, grace::ShortGracePeriods, kernel, netns, privileges,
-    signals::Held, sysctl,
+    Link, LinkKind, Links, bpffs,
+    grace::{self, ShortGracePeriods},
+    kernel, netns, privileges,
+    signals::Held,
+    sysctl,
 };
 use crate::ports;
 use crate::runtime::Session;
@@ -308,6 +311,7 @@ fn refresh_programs(session: &mut Session) -> Result<(), Error> {
 /// Goes on after an error and tells the first.
 pub fn down(session: &mut Session) -> Result<(), Error> {
     let _held = Held::begin();
+    grace::end_left_over(session.run_dir());
     let links = Links::open()?;
     let mut first: Result<()> = Ok(());
     let mut keep = |result: Result<()>| {
@@ -322,7 +326,8 @@ pub fn down(session: &mut Session) -> Result<(), Error> {
             keep(state.save(session.run_dir(), session.switch()));
         }
         let mut ports = std::mem::take(&mut state.ports);
-        let _short = (ports.len() >= sync::MANY_PORTS).then(ShortGracePeriods::begin);
+        let _short =
+            (ports.len() >= sync::MANY_PORTS).then(|| ShortGracePeriods::begin(session.run_dir()));
         // The device last: its members leave it first.
         let mut names: Vec<String> = ports.keys().cloned().collect();
         names.sort_by_key(|name| name == session.switch());

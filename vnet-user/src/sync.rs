@@ -16,7 +16,10 @@ use crate::config::{Config, FailMode, Mode};
 use crate::datapath::{control::Control, counters, fdb, publish};
 use crate::error::Error;
 use crate::gateway;
-use crate::host::{Links, grace::ShortGracePeriods};
+use crate::host::{
+    Address, Links,
+    grace::{self, ShortGracePeriods},
+};
 use crate::ports::{self, Role, Steps, Wanted};
 use crate::runtime::Session;
 use crate::state::{ChangeRun, GatewayRun, PortRun, RunState, fingerprint, print_of};
@@ -41,6 +44,7 @@ pub fn sync(
 ) -> Result<(RunState, Vec<String>), Error> {
     let links = Links::open()?;
     let mut state = state;
+    grace::end_left_over(session.run_dir());
     let interrupted = settle_interrupted(session, &mut state, old)?;
     state.change = ChangeRun::of(old, new);
     let before = state.clone();
@@ -49,6 +53,7 @@ pub fn sync(
         links: &links,
         state,
         warnings: Vec::new(),
+        addresses: None,
     };
     let mut tries = 0;
     loop {
@@ -134,11 +139,14 @@ struct Run<'a> {
     links: &'a Links,
     state: RunState,
     warnings: Vec<String>,
+    /// The addresses that the host had when the first gateway was set up.
+    addresses: Option<Vec<Address>>,
 }
 
 impl Run<'_> {
     /// Works out what is to be. The tables name gateway ports' interfaces, so those are made here.
     fn plan(&mut self, config: &Config) -> Result<Plan, Error> {
+        self.addresses = None;
         gateway::make_missing(self.session, self.links, &mut self.state, config)?;
         let plan = Plan::make(self.session, self.links, &self.state, config)?;
         self.warnings.clone_from(&plan.warnings);
@@ -176,7 +184,8 @@ impl Run<'_> {
         let stale = ports.filter(|(name, run)| !is_wanted(plan, name, run));
         // Somebody waits for the one that the daemon adopts.
         let many = if self.session.adopts() { 1 } else { MANY_PORTS };
-        let _short = (fresh >= many || stale.count() >= MANY_PORTS).then(ShortGracePeriods::begin);
+        let _short = (fresh >= many || stale.count() >= MANY_PORTS)
+            .then(|| ShortGracePeriods::begin(self.session.run_dir()));
         // An uplink that leaves goes first: to the new tables its frames would be nobody's, and
         // they are the host's.
         self.release_others(plan, |run| run.kind == Role::Uplink.name())?;
@@ -341,6 +350,10 @@ impl Run<'_> {
         };
         let name = &wanted.name;
         let mut run = self.state.gateways.get(name).cloned().unwrap_or_default();
+        let addresses = match &mut self.addresses {
+            Some(addresses) => addresses,
+            none => none.insert(self.links.addresses()?),
+        };
         let (state, session) = (&mut self.state, self.session);
         let mut save = |run: &GatewayRun| {
             if state.gateways.get(name) == Some(run) {
@@ -349,8 +362,15 @@ impl Run<'_> {
             state.gateways.insert(name.clone(), run.clone());
             state.save(session.run_dir(), session.switch())
         };
-        gateway::configure(self.links, &wanted.link, network, &mut run, &mut save)
-            .with_context(|| format!("setting up the gateway of the network {}", network.name))?;
+        gateway::configure(
+            self.links,
+            addresses,
+            &wanted.link,
+            network,
+            &mut run,
+            &mut save,
+        )
+        .with_context(|| format!("setting up the gateway of the network {}", network.name))?;
         Ok(())
     }
 
