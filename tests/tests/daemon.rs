@@ -305,7 +305,8 @@ fn what_waits_goes_on_waiting() {
     host.foreign_bridge("other");
     // At once: the daemon would take one back that is in no bridge.
     host.ip("link set tap1 master other");
-    assert_ne!(host.try_vnet(&apply).code, 0, "the port is somebody else's");
+    let warned = host.vnet(&apply).stderr;
+    assert!(warned.contains("tap1 is no port while"), "{warned}");
     host.ip("link set tap1 nomaster");
     daemon.wait_said("not confirmed in time");
     assert!(!has_blue(&host));
@@ -368,6 +369,68 @@ fn what_is_refused_is_not_waited_for() {
     host.vnet("network add red");
     host.ip("link set vm1 nomaster");
     host.ip("link del other");
+}
+
+/// A port that somebody takes into another bridge, as Proxmox does when a firewall is wanted, is none
+/// while it is there; nobody else waits for it.
+#[test]
+fn a_port_in_another_bridge_keeps_nobody_waiting() {
+    let host = host_with("schema = 1\n[[port]]\nname = 'vm1'\n[[port]]\nname = 'vm2'\n");
+    let vms = [1, 2, 3].map(|number| host.vm(number));
+    let daemon = host.daemon();
+    wait_attached(&host, "vm1");
+    host.ip("link add other type bridge");
+    host.foreign_bridge("other");
+    host.ip("link set vm1 master other");
+    daemon.wait_said("vm1 is no port while");
+    wait::until("it waits", || {
+        row(&host, "vm1").unwrap()["state"] == "waiting"
+    });
+    host.ip(&format!("link set vm3 master {}", host.switch()));
+    wait_attached(&host, "vm3");
+    assert!(reaches(vms[1].netns(), v4(3)));
+    host.vnet("network add blue --vlan 10");
+    assert_eq!(host.interface("vm1").master.as_deref(), Some("other"));
+
+    // Nor does the switch wait for it when it comes up.
+    daemon.stop();
+    host.vnet("down");
+    let _daemon = host.daemon();
+    host.ip("link set vm1 nomaster");
+    wait_attached(&host, "vm1");
+    assert!(reaches(vms[0].netns(), v4(2)));
+}
+
+/// A document that is moved away, as by who replaces it, takes nothing with it.
+#[test]
+fn a_document_that_is_gone_for_a_moment_takes_nothing_with_it() {
+    let host = host_with("schema = 1\n[[port]]\nname = 'vm1'\n[[port]]\nname = 'vm2'\n");
+    let vms = [1, 2].map(|number| host.vm(number));
+    let daemon = host.daemon();
+    wait_attached(&host, "vm2");
+    let away = host.config_dir().join("away");
+    fs::rename(host.document(), &away).unwrap();
+    daemon.signal(libc::SIGHUP);
+    daemon.wait_said("is gone");
+    assert!(reaches(vms[0].netns(), v4(2)));
+    fs::rename(&away, host.document()).unwrap();
+    daemon.signal(libc::SIGHUP);
+    let _tap = Tap::create(&host, "tap9");
+    host.ip(&format!("link set tap9 master {}", host.switch()));
+    wait_attached(&host, "tap9");
+    assert!(reaches(vms[0].netns(), v4(2)));
+}
+
+/// What was not confirmed is taken back, whatever was made of the document since.
+#[test]
+fn a_spoiled_document_is_taken_back_too() {
+    let host = host_with("schema = 1\n");
+    let daemon = host.daemon();
+    let new = document(&host, "new.toml", "schema = 1\n[[network]]\nname = 'red'\n");
+    host.vnet(&format!("config apply {} --confirm 2", new.display()));
+    fs::write(host.document(), "schema = 1\n[[network]\n").unwrap();
+    daemon.wait_said("was not confirmed in time");
+    assert_eq!(host.document_text().as_deref(), Some("schema = 1\n"));
 }
 
 /// Runs `vnet-user` as somebody without rights who may use the socket.

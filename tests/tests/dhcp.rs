@@ -493,3 +493,57 @@ fn the_parts_of_the_daemon_run_apart() {
     dhcp.stop();
     assert!(!is_alive(pid));
 }
+
+/// A document that is gone or wrong takes no lease with it, and what runs is looked after.
+#[test]
+fn a_spoiled_document_is_served_as_it_was() {
+    let host = Host::new();
+    let daemon = host.daemon();
+    lan(&host);
+    let first = wait_served(&host, "lan");
+    let vm = client(&host, 11, "lan");
+    let address = vm.lease().address();
+    let away = host.config_dir().join("away");
+    fs::rename(host.document(), &away).unwrap();
+    daemon.wait_said("what it said is served until then");
+    fs::write(host.document(), "schema = 1\n[[network]\n").unwrap();
+    // SAFETY: no memory is involved; it is the server of this test's own network.
+    unsafe { libc::kill(first as libc::pid_t, libc::SIGKILL) };
+    wait::until("another one serves", || {
+        let pid = fs::read_to_string(
+            host.run_dir()
+                .join("dhcp")
+                .join(host.switch())
+                .join("lan.pid"),
+        );
+        let pid = pid.ok().and_then(|pid| pid.trim().parse().ok());
+        pid.is_some_and(|pid| pid != first && is_alive(pid))
+    });
+    fs::rename(&away, host.document()).unwrap();
+    assert_eq!(vm.lease().address(), address);
+}
+
+/// A VM that the document knows has an address before it has ever asked.
+#[test]
+fn a_known_vm_has_an_address_before_it_asks() {
+    let host = Host::new();
+    let _daemon = host.daemon();
+    host.vnet("network add lan --gateway 10.0.0.1/24 --dhcp 10.0.0.100-10.0.0.101");
+    wait_served(&host, "lan");
+    let known = client(&host, 11, "lan");
+    host.vnet(&format!("port set vm11 --mac {}", known.station.mac()));
+    let kept = host
+        .config_dir()
+        .join("dhcp")
+        .join(host.switch())
+        .join("lan.hosts");
+    wait::until("an address is kept for it", || {
+        fs::read_to_string(&kept).is_ok_and(|text| text.contains("10.0.0.101"))
+    });
+    let others = [12, 13].map(|number| client(&host, number, "lan"));
+    let leased = others
+        .each_ref()
+        .map(|vm| vm.ask("-4", "").map(|leased| leased.address()));
+    assert_eq!(leased.iter().flatten().count(), 1, "{leased:?}");
+    assert_eq!(known.lease().address().to_string(), "10.0.0.101");
+}

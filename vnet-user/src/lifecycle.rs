@@ -96,6 +96,7 @@ pub fn up(session: &mut Session, old: &Config, config: &Config) -> Result<Vec<St
         )
         .mend(format!("vnet-user --switch {} down", session.switch())));
     }
+    session.note_named(old, config);
     let begun = begin(session, config);
     let result = begun.and_then(|state| {
         session.set_state(Some(state.clone()));

@@ -417,12 +417,23 @@ fn release_link(
         }
     };
     if let Some(link) = &link {
+        // Where somebody has put it since is not the switch's to say.
+        let is_elsewhere = match link.master.map(|master| links.by_index(master)) {
+            Some(Ok(Some(master))) => pins.switch() != Some(&*master.name),
+            _ => false,
+        };
+        if is_elsewhere {
+            run.enslaved = false;
+            run.bridge_flags = None;
+        }
         // Out of the bridge first: nothing is forwarded plainly while the programs go.
         if std::mem::take(&mut run.enslaved) && link.master.is_some() {
             keep(links.set_master(link.index, None));
             run.bridge_flags = None;
         }
-        keep(set_closed(links, link, false, run));
+        if !is_elsewhere {
+            keep(set_closed(links, link, false, run));
+        }
     }
     if link.is_some() {
         keep(detach_xdp(pins, name, run));

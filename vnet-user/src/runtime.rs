@@ -32,9 +32,23 @@ pub struct Session {
     state: Option<RunState>,
     adopts: bool,
     left_alone: BTreeSet<u32>,
+    named: BTreeSet<String>,
     /// As the daemon knows it.
     place: Vec<String>,
     present: OnceCell<BTreeMap<String, u32>>,
+}
+
+/// Enters `--netns`, where it is given.
+///
+/// # Errors
+/// There is no such namespace, or this user may not enter it.
+pub fn enter(global: &Global) -> Result<(), Error> {
+    let Some(name) = &global.netns else {
+        return Ok(());
+    };
+    netns::enter(&name.to_string_lossy()).map_err(|error| {
+        Error::from(error).mend("ip netns list shows the namespaces that have names")
+    })
 }
 
 /// One address of the FDB.
@@ -80,12 +94,7 @@ impl Session {
     /// # Errors
     /// The namespace does not exist, or the switch is up in another one.
     pub fn open(global: &Global) -> Result<Self, Error> {
-        if let Some(name) = &global.netns {
-            let name = name.to_string_lossy();
-            netns::enter(&name).map_err(|error| {
-                Error::from(error).mend("ip netns list shows the namespaces that have names")
-            })?;
-        }
+        enter(global)?;
         let run_dir = global.run_dir();
         let pins = Pins::new(&global.bpffs, &global.switch);
         let mut session = Self {
@@ -103,6 +112,7 @@ impl Session {
             state: None,
             adopts: false,
             left_alone: BTreeSet::new(),
+            named: BTreeSet::new(),
             place: global
                 .words()
                 .iter()
@@ -156,6 +166,19 @@ impl Session {
     #[must_use]
     pub fn left_alone(&self) -> &BTreeSet<u32> {
         &self.left_alone
+    }
+
+    /// Takes note of the ports that a change is about, which is refused if one of them cannot be.
+    pub fn note_named(&mut self, old: &Config, new: &Config) {
+        let ports = new.ports.iter();
+        let changed = ports.filter(|port| old.port(&port.name) != Some(port));
+        self.named = changed.map(|port| port.name.clone()).collect();
+    }
+
+    /// Whether the change under way is about a port.
+    #[must_use]
+    pub fn names(&self, port: &str) -> bool {
+        self.named.contains(port)
     }
 
     /// Does not wait long for the switch's lock any more: who cannot have it has other things to do.
@@ -274,6 +297,7 @@ impl Session {
     pub fn sync(&mut self, old: &Config, new: &Config) -> Result<Vec<String>, Error> {
         // Read again: the caller holds the lock now, and another command may have had it before.
         self.reload()?;
+        self.note_named(old, new);
         let Some(state) = self.state.clone() else {
             return Ok(Vec::new());
         };

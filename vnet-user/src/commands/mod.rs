@@ -95,6 +95,12 @@ fn tell(session: &Session, output: &Output, edited: &Edited) {
     for warning in &edited.warnings {
         output.warn(warning);
     }
+    let before = dhcp::outside(&edited.old, session.switch());
+    for warning in dhcp::outside(&edited.new, session.switch()) {
+        if !before.contains(&warning) {
+            output.warn(&warning);
+        }
+    }
     if !session.is_up() {
         if edited.changed() {
             output.note(&format!(

@@ -194,30 +194,30 @@ impl Store {
                 noted = true;
             }
         }
-        let replaced = self.put(doing, source, old_matters, sync);
+        let unreadable = (!old_matters).then(Config::default);
+        let replaced = self.put(doing, source, unreadable, sync);
         if replaced.is_err() && noted {
             self.pending.remove()?;
         }
         replaced
     }
 
-    /// [`Self::replace`], with the lock held.
+    /// [`Self::replace`], with the lock held. A document that cannot be understood counts as
+    /// `unreadable`; it is an error without.
     fn put(
         &self,
         doing: &str,
         source: &Source,
-        old_matters: bool,
+        unreadable: Option<Config>,
         sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
     ) -> Result<Edited, Error> {
         let new = source.config(&self.switch)?;
         let before = self.source()?;
         let old = match &before {
             None => Config::default(),
-            Some(before) => match before.config(&self.switch) {
-                Ok(old) => old,
-                Err(_) if !old_matters => Config::default(),
-                Err(error) => return Err(error),
-            },
+            Some(before) => before
+                .config(&self.switch)
+                .or_else(|error| unreadable.ok_or(error))?,
         };
         let changed = before.as_ref().map(|before| &before.text) != Some(&source.text);
         let text = before.map(|before| before.text).unwrap_or_default();
@@ -280,7 +280,9 @@ impl Store {
             name: format!("the document before {}", self.document.display()),
             text: pending.before.unwrap_or_else(|| Source::empty().text),
         };
-        let reverted = self.put(doing, &before, true, sync)?;
+        // One that cannot be understood came in force by nobody: what is put back counts in its place.
+        let config = before.config(&self.switch)?;
+        let reverted = self.put(doing, &before, Some(config), sync)?;
         self.pending.remove()?;
         Ok(Some(reverted))
     }
@@ -396,7 +398,8 @@ impl Store {
 
     fn open_lock(&self) -> Result<File, Error> {
         if let Some(dir) = self.lock.parent() {
-            make_dir(dir, 0o700)?;
+            // Sockets and DHCP's files in it are others' to reach.
+            make_dir(dir, 0o755)?;
         }
         OpenOptions::new()
             .read(true)

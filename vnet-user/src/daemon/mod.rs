@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
-use crate::cli::{DaemonPart, Global};
+use crate::cli::Global;
 use crate::config::{Config, Edited};
 use crate::datapath::publish;
 use crate::dhcp::keeper::Keeper;
@@ -41,52 +42,55 @@ const RETRY_LAST: Duration = Duration::from_secs(30);
 /// Least time between two changes of all cached decisions for routes and neighbours.
 const WAYS_PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs the daemon, or a part of it, until it is told to end; the switch stays up then.
+/// Runs the daemon, with DHCP or without, until it is told to end; the switch stays up then.
 ///
 /// # Errors
 /// The switch cannot be brought up, or another daemon serves it.
-pub fn run(session: &mut Session, global: &Global, part: DaemonPart) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .doing(|| "starting the daemon's runtime".into())?;
-    // One thread, which alone is in the switch's network namespace.
-    LocalSet::new().block_on(&runtime, async {
-        if part == DaemonPart::Dhcp {
-            return serve_dhcp(session).await;
-        }
+pub fn run(session: &mut Session, global: &Global, with_dhcp: bool) -> Result<(), Error> {
+    LocalSet::new().block_on(&runtime()?, async {
         let lock = format!("{}.daemon.lock", session.switch());
         let Some(_lock) = ProcessLock::take(&session.run_dir().join(lock))? else {
             let doing = format!("running the daemon of the switch {}", session.switch());
             return Err(Error::new(doing, "another daemon serves this switch")
                 .mend("end that one first, or choose another switch with --switch"));
         };
-        if part == DaemonPart::Switch {
+        if !with_dhcp {
             return Daemon::serve(session, global).await;
         }
-        let keeper = Keeper::new(session)?;
-        if keeper.is_none() {
-            log::info!("another process serves DHCP");
-        }
         let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async { drop(stopped.await) };
-        let kept = keeper.map(|keeper| tokio::task::spawn_local(keeper.run(stopped)));
+        let place = global.clone();
+        let kept = tokio::task::spawn_local(async move {
+            let stopped = async { drop(stopped.await) };
+            if let Err(error) = Keeper::serve(&place, stopped).await {
+                // The switch is worth more than its addresses.
+                log::error!("{error}");
+            }
+        });
         let served = Daemon::serve(session, global).await;
         drop(stop);
-        if let Some(kept) = kept {
-            kept.await.doing(|| "ending the DHCP servers".into())?;
-        }
+        kept.await.doing(|| "ending the DHCP servers".into())?;
         served
     })
 }
 
-/// Serves DHCP and nothing else.
-async fn serve_dhcp(session: &Session) -> Result<(), Error> {
-    let doing = || format!("serving DHCP for the switch {}", session.switch());
-    let Some(keeper) = Keeper::new(session)? else {
-        return Err(Error::new(doing(), "another process does so already")
-            .mend("end that one first, or choose another switch with --switch"));
-    };
+/// Serves DHCP and nothing else, until it is told to end.
+///
+/// # Errors
+/// As [`Keeper::serve`].
+pub fn run_dhcp(global: &Global) -> Result<(), Error> {
+    LocalSet::new().block_on(&runtime()?, serve_dhcp(global))
+}
+
+/// One thread, which alone is in the switch's network namespace.
+fn runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .doing(|| "starting the daemon's runtime".into())
+}
+
+async fn serve_dhcp(global: &Global) -> Result<(), Error> {
+    let doing = || format!("serving DHCP for the switch {}", global.switch);
     let mut terminate = signal(SignalKind::terminate()).doing(doing)?;
     let mut interrupt = signal(SignalKind::interrupt()).doing(doing)?;
     notify(&[NotifyState::Ready]);
@@ -101,8 +105,7 @@ async fn serve_dhcp(session: &Session) -> Result<(), Error> {
         }
         notify(&[NotifyState::Stopping]);
     };
-    keeper.run(stop).await;
-    Ok(())
+    Keeper::serve(global, stop).await
 }
 
 struct Daemon<'a> {
@@ -222,6 +225,13 @@ impl Daemon<'_> {
             "following changes on the host, for {}",
             self.session.switch()
         );
+        if self.watch.config() != &Config::default() && !self.session.store().path().exists() {
+            // One that is moved away and back must not take everything down in between.
+            let path = self.session.store().path().display().to_string();
+            let error = Error::new(doing, format_args!("{path} is gone"))
+                .mend("put it back; vnet-user down takes the switch down");
+            return self.try_again(&error);
+        }
         self.session.leave_alone(self.watch.unsettled());
         let seen = self.watch.look(self.session);
         let begun = Instant::now();

@@ -125,6 +125,11 @@ async fn serve(shared: &Shared, peer: Peer, stream: UnixStream) -> io::Result<()
     let mut bounded = BufReader::new(read.take(REQUEST_MAX));
     timeout(PATIENCE, bounded.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
+        Ok(Request::Look { .. }) if peer.role < Role::Write => refused(
+            "look",
+            "it has the daemon work, and this user may only ask",
+            "become a member of the group vnet-admin, or sudo vnet-user",
+        ),
         Ok(Request::Look { place }) if shared.is_here(&place) => {
             shared.poked.notify_one();
             said(0, "")

@@ -57,6 +57,11 @@ pub(super) struct Seen {
 }
 
 impl Watch {
+    /// The document that was last put into force.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The interfaces that concern the switch now; `None` where they cannot be looked at.
     pub(super) fn look(&self, session: &Session) -> Option<BTreeSet<Seen>> {
         Some(self.concerning(session, &list()?))

@@ -27,6 +27,12 @@ impl Pins {
         }
     }
 
+    /// The switch that they are of.
+    #[must_use]
+    pub fn switch(&self) -> Option<&str> {
+        self.switch_dir.file_name()?.to_str()
+    }
+
     /// The folder itself.
     #[must_use]
     pub fn dir(&self) -> &Path {

@@ -1,8 +1,8 @@
 //! What dnsmasq is told (dnsmasq(8), 2.90).
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::leases::Lease;
 use super::{Place, Server};
 use crate::config::dhcp::SLAAC_LENGTH;
+use crate::config::{AddrRange, DhcpRange, MacAddr};
 
 /// How long a lease is: renewed after half of it (RFC 2131, 4.4.5).
 const LEASE: &str = "1h";
@@ -50,14 +51,26 @@ pub fn configuration(server: &Server, place: &Place, user: Option<&str>) -> Stri
     line(format!("interface={interface}"));
     line("except-interface=lo".into());
 
-    // DNS: what the host can resolve, without the host's own names.
+    // DNS: what the host's resolvers know, without what /etc/hosts says here.
     line("no-hosts".into());
     line("domain-needed".into());
     line("bogus-priv".into());
 
     // A VM is who its address says; a client id changes with whatever boots in it.
     line("dhcp-ignore-clid".into());
-    line("dhcp-authoritative".into());
+    if server.uplinks.is_empty() {
+        // Nobody else serves here: who asks for another network's address is told at once.
+        line("dhcp-authoritative".into());
+    }
+    // Names that programs trust are nobody's.
+    for name in ["wpad", "localhost", "isatap"] {
+        line(format!("dhcp-name-match=set:nameless,{name}"));
+    }
+    line("dhcp-ignore-names=tag:nameless".into());
+    // Lines for each exchange would be as many as a VM likes.
+    for what in ["dhcp", "dhcp6", "ra"] {
+        line(format!("quiet-{what}"));
+    }
     line(format!(
         "dhcp-leasefile={}",
         place.leases_file(name).display()
@@ -65,7 +78,7 @@ pub fn configuration(server: &Server, place: &Place, user: Option<&str>) -> Stri
     line(format!("dhcp-hostsfile={}", place.hosts(name).display()));
     line(format!("dhcp-lease-max={}", lease_max(server)));
     for range in &network.dhcp {
-        let (first, last) = (range.0.first, range.0.last);
+        let (first, last) = (range.0.first, last_leased(range.0));
         match network.dhcp_gateway(*range) {
             Some(IpNet::V4(gateway)) => {
                 line(format!(
@@ -107,44 +120,78 @@ fn is_slaac(net: &IpNet) -> bool {
     matches!(net, IpNet::V6(_)) && net.prefix_len() == SLAAC_LENGTH
 }
 
-/// As many leases as there are addresses.
-fn lease_max(server: &Server) -> u128 {
-    let count = |range: &crate::config::DhcpRange| match (range.0.first, range.0.last) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => {
-            u128::from(u32::from(last)) - u128::from(u32::from(first)) + 1
+/// The last address of a range that is leased: one of IPv6 may be wider than what can be kept.
+fn last_leased(range: AddrRange) -> IpAddr {
+    match (range.first, range.last) {
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            let most = u128::from(first).saturating_add(LEASES_V6 - 1);
+            IpAddr::V6(u128::from(last).min(most).into())
         }
-        (IpAddr::V6(first), IpAddr::V6(last)) => (u128::from(last) - u128::from(first))
-            .saturating_add(1)
-            .min(LEASES_V6),
+        (_, last) => last,
+    }
+}
+
+/// As many leases as there are addresses, so that no family takes the other's.
+fn lease_max(server: &Server) -> u128 {
+    let count = |range: &DhcpRange| match (range.0.first, last_leased(range.0)) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => u128::from(u32::from(last) - u32::from(first)) + 1,
+        (IpAddr::V6(first), IpAddr::V6(last)) => u128::from(last) - u128::from(first) + 1,
         // Refused before.
         _ => 0,
     };
     server.network.dhcp.iter().map(count).sum()
 }
 
-/// The addresses that are kept for known VMs, a line a VM as in `dhcp-host`: those that they have,
-/// or else had when `before` was made of an earlier state.
+/// The IPv4 addresses that are kept for known VMs, a line a VM as in `dhcp-host`: what they have, or
+/// had when `before` was made, or else one that nobody has.
 #[must_use]
 pub fn hosts(server: &Server, before: &str, leases: &[Lease]) -> String {
-    let mut text = String::new();
-    for mac in &server.known {
-        let leased = leases.iter().filter(|lease| lease.mac == Some(*mac));
-        let leased = leased.map(|lease| lease.address);
-        let kept = before.lines().filter_map(|line| line.split_once(','));
-        let kept = kept.filter(|(known, _)| known.parse() == Ok(*mac));
-        let kept = kept.filter_map(|(_, address)| address.parse().ok());
-        let is_free = |address: &IpAddr| {
-            let mut ranges = server.network.dhcp.iter();
-            let mut others = leases.iter().filter(|lease| lease.mac != Some(*mac));
-            ranges.any(|range| range.0.contains(*address))
-                && !others.any(|lease| lease.address == *address)
-        };
-        if let Some(address) = leased.chain(kept).find(is_free) {
-            // Writing into a String cannot fail.
-            let _ = writeln!(text, "{mac},{address}");
+    let ranges = || server.network.dhcp.iter().map(|range| range.0);
+    let mut owners: BTreeMap<Ipv4Addr, Option<MacAddr>> = BTreeMap::new();
+    let mut candidates: BTreeMap<MacAddr, Vec<Ipv4Addr>> = BTreeMap::new();
+    for lease in leases {
+        if let IpAddr::V4(address) = lease.address {
+            owners.insert(address, lease.mac);
+            let theirs = lease.mac.map(|mac| candidates.entry(mac).or_default());
+            theirs.into_iter().for_each(|list| list.push(address));
         }
     }
-    text
+    for (mac, address) in before.lines().filter_map(|line| line.split_once(',')) {
+        if let (Ok(mac), Ok(address)) = (mac.parse(), address.parse()) {
+            candidates.entry(mac).or_default().push(address);
+        }
+    }
+    let mut kept = BTreeMap::new();
+    for mac in &server.known {
+        let mut theirs = candidates.get(mac).into_iter().flatten().copied();
+        let found = theirs.find(|address| {
+            let is_free = owners.get(address).is_none_or(|owner| *owner == Some(*mac));
+            is_free && ranges().any(|range| range.contains((*address).into()))
+        });
+        if let Some(address) = found {
+            owners.insert(address, Some(*mac));
+            kept.insert(*mac, address);
+        }
+    }
+    // From the end: dnsmasq leases from anywhere.
+    let mut free = ranges().flat_map(|range| match (range.first, range.last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => (u32::from(first)..=u32::from(last)).rev(),
+        #[expect(clippy::reversed_empty_ranges, reason = "none")]
+        _ => (1..=0).rev(),
+    });
+    for mac in &server.known {
+        if kept.contains_key(mac) {
+            continue;
+        }
+        let address = free.find(|address| !owners.contains_key(&Ipv4Addr::from(*address)));
+        if let Some(address) = address {
+            kept.insert(*mac, address.into());
+        }
+    }
+    let lines = kept
+        .iter()
+        .map(|(mac, address)| format!("{mac},{address}\n"));
+    lines.collect()
 }
 
 #[cfg(test)]
@@ -180,6 +227,13 @@ mod tests {
         bogus-priv
         dhcp-ignore-clid
         dhcp-authoritative
+        dhcp-name-match=set:nameless,wpad
+        dhcp-name-match=set:nameless,localhost
+        dhcp-name-match=set:nameless,isatap
+        dhcp-ignore-names=tag:nameless
+        quiet-dhcp
+        quiet-dhcp6
+        quiet-ra
         dhcp-leasefile=/var/lib/vnet/dhcp/vsw0/lan.leases
         dhcp-hostsfile=/var/lib/vnet/dhcp/vsw0/lan.hosts
         dhcp-lease-max=258
@@ -218,15 +272,40 @@ mod tests {
              30 02:00:00:00:00:03 10.0.1.10 * *\n\
              30 02:00:00:00:00:04 10.0.9.10 * *\n",
         );
-        // One has no lease yet, one is not known, and one has a lease of a range that is no more.
+        // One is not known, one has no lease yet, and one has one of a range that is no more: these
+        // two get what is free at the end.
         let kept = hosts(&server, "", &first);
-        assert_eq!(kept, "02:00:00:00:00:01,10.0.1.9\n");
-        // It has been off for long, and another one has come meanwhile.
-        let later = leases::parse("30 02:00:00:00:00:04 10.0.1.10 * *\n");
-        let both = "02:00:00:00:00:01,10.0.1.9\n02:00:00:00:00:04,10.0.1.10\n";
-        assert_eq!(hosts(&server, &kept, &later), both);
+        let all = "02:00:00:00:00:01,10.0.1.9\n02:00:00:00:00:02,10.0.1.15\n\
+                   02:00:00:00:00:04,10.0.1.14\n";
+        assert_eq!(kept, all);
+        assert_eq!(
+            hosts(&server, &kept, &[]),
+            all,
+            "they have been off for long"
+        );
         // What somebody else has by now is nobody's to keep.
-        let taken = leases::parse("30 02:00:00:00:00:03 10.0.1.9 * *\n");
-        assert_eq!(hosts(&server, &kept, &taken), "");
+        let later = leases::parse(
+            "30 02:00:00:00:00:03 10.0.1.9 * *\n30 02:00:00:00:00:04 10.0.1.10 * *\n",
+        );
+        assert_eq!(
+            hosts(&server, &kept, &later),
+            "02:00:00:00:00:01,10.0.1.14\n02:00:00:00:00:02,10.0.1.15\n\
+             02:00:00:00:00:04,10.0.1.10\n"
+        );
+    }
+
+    #[test]
+    fn a_wide_range_takes_no_room_of_the_other_family() {
+        let config = config(
+            "[[network]]\nname = 'lan'\ngateway = ['10.0.1.1/24', 'fd00::1/64']\n\
+             dhcp = ['10.0.1.8-10.0.1.9', 'fd00::2-fd00::ffff:ffff']\n",
+        );
+        let [server] = servers(&config, "vsw0").try_into().unwrap();
+        let text = configuration(&server, &place(), None);
+        assert!(
+            text.contains("dhcp-range=fd00::2,fd00::1:1,slaac"),
+            "{text}"
+        );
+        assert!(text.contains("dhcp-lease-max=65538\n"), "{text}");
     }
 }

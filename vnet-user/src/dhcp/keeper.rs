@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -19,12 +20,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 
 use super::{Place, Server, dnsmasq, servers};
+use crate::cli::Global;
 use crate::config::{Config, MacAddr, Store};
 use crate::error::{Doing as _, Error};
 use crate::host::Links;
 use crate::host::lock::ProcessLock;
 use crate::host::monitor::Monitor;
-use crate::runtime::Session;
 
 /// How often files are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -49,8 +50,8 @@ pub struct Keeper {
     user: Option<String>,
     monitor: AsyncFd<Monitor>,
     _lock: ProcessLock,
-    /// What the document says, and which file said it.
-    document: (Option<FileId>, Config),
+    /// What the document says, and which file said it; none before it was read for the first time.
+    document: Option<(Option<FileId>, Config)>,
     /// Those that are to run.
     wanted: Vec<Server>,
     /// Those that run, or rest before they run again, by network.
@@ -81,14 +82,22 @@ struct Kept {
 }
 
 impl Keeper {
-    /// Begins to keep the servers of a switch: ends those that an earlier keeper left. `None` where
-    /// another process keeps them.
+    /// Keeps the servers of the switch that `global` names, in the calling thread's network
+    /// namespace. `None` where another process does.
     ///
     /// # Errors
-    /// Files cannot be made, or the kernel gives no news.
-    pub fn new(session: &Session) -> Result<Option<Self>, Error> {
-        let doing = || format!("serving DHCP for the switch {}", session.switch());
-        let place = session.dhcp().clone();
+    /// The files are another user's or cannot be made, or the kernel gives no news.
+    pub fn new(global: &Global) -> Result<Option<Self>, Error> {
+        let switch = global.switch.clone();
+        let (run_dir, state_dir) = (global.run_dir(), global.state_dir());
+        let doing = || format!("serving DHCP for the switch {switch}");
+        let place = Place::new(&run_dir, &state_dir, &switch);
+        place.check_owner().map_err(|why| {
+            Error::new(doing(), why).mend(format!(
+                "leave it to systemctl start vnet-dhcp@{switch}, with vnet-user daemon --part switch \
+                 beside it, or remove that directory"
+            ))
+        })?;
         let Some(lock) = ProcessLock::take(&place.lock())? else {
             return Ok(None);
         };
@@ -99,15 +108,14 @@ impl Keeper {
             let there = |name: &&str| matches!(User::from_name(name), Ok(Some(_)));
             USERS.into_iter().find(there).unwrap_or("nobody").to_owned()
         });
-        end_left_over(&place);
         Ok(Some(Self {
-            switch: session.switch().to_owned(),
-            store: session.store().clone(),
+            store: Store::new(&global.config_dir, &run_dir, &state_dir, &switch),
+            switch,
             place,
             user,
             monitor,
             _lock: lock,
-            document: (None, Config::default()),
+            document: None,
             wanted: Vec::new(),
             kept: BTreeMap::new(),
             stale: true,
@@ -115,9 +123,31 @@ impl Keeper {
         }))
     }
 
-    /// Serves until `stop` is over, and ends the servers then.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+    /// Serves until `stop` is over, and ends the servers then. Waits for another process that
+    /// serves to end.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub async fn serve(global: &Global, stop: impl Future<Output = ()>) -> Result<(), Error> {
         let mut stop = pin!(stop);
+        let mut waits = false;
+        loop {
+            if let Some(keeper) = Self::new(global)? {
+                keeper.run(stop).await;
+                return Ok(());
+            }
+            if !waits {
+                log::info!("another process serves DHCP");
+                waits = true;
+            }
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+        }
+    }
+
+    async fn run(mut self, mut stop: impl Future<Output = ()> + Unpin) {
         loop {
             self.look().await;
             tokio::select! {
@@ -146,22 +176,15 @@ impl Keeper {
 
     /// Makes what runs equal to what should run.
     async fn look(&mut self) {
-        let id = identify(self.store.path());
-        if id != self.document.0 || id.is_none() {
-            match self.store.load() {
-                Ok(config) => {
-                    let config = config.unwrap_or_default();
-                    self.stale |= config != self.document.1;
-                    self.document = (id, config);
-                }
-                // What was right before is served on.
-                Err(error) => return self.complain(&error.to_string()),
-            }
+        let mut complaint = self.read_document().err();
+        if self.document.is_none() {
+            // Nothing is known of what should run: what an earlier keeper left serves on.
+            return self.complain_or_not(complaint);
         }
         if self.stale {
             match self.find_wanted() {
                 Ok(wanted) => self.wanted = wanted,
-                Err(error) => return self.complain(&error.to_string()),
+                Err(error) => return self.complain_or_not(Some(error)),
             }
             self.stale = false;
             self.forget();
@@ -180,16 +203,48 @@ impl Keeper {
                 log::info!("the network {network} is served no more");
             }
         }
-        let mut complaint = None;
         for server in self.wanted.clone() {
             if let Err(error) = self.keep(&server).await {
                 complaint = Some(error);
             }
         }
-        match complaint {
-            Some(error) => self.complain(&error.to_string()),
-            None => self.complaint = None,
+        self.complain_or_not(complaint);
+    }
+
+    /// Reads the document, when it is another one than before.
+    fn read_document(&mut self) -> Result<(), Error> {
+        let id = identify(self.store.path());
+        if self
+            .document
+            .as_ref()
+            .is_some_and(|(known, _)| *known == id)
+        {
+            return Ok(());
         }
+        let config = self.store.load()?;
+        match (&self.document, config) {
+            (Some((Some(_), _)), None) => {
+                // Perhaps it is being replaced; leases go with what is deleted.
+                let why = format!("{} is gone", self.store.path().display());
+                Err(
+                    Error::new(format!("serving DHCP for the switch {}", self.switch), why)
+                        .mend("put it back; what it said is served until then"),
+                )
+            }
+            (before, config) => {
+                if before.is_none() {
+                    end_left_over(&self.place);
+                }
+                self.document = Some((id, config.unwrap_or_default()));
+                self.stale = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn config(&self) -> &Config {
+        static NONE: LazyLock<Config> = LazyLock::new(Config::default);
+        self.document.as_ref().map_or(&*NONE, |(_, config)| config)
     }
 
     /// The servers whose interfaces are there.
@@ -197,7 +252,7 @@ impl Keeper {
         let links = Links::open()?;
         let addresses = links.addresses()?;
         let mut ready = Vec::new();
-        for server in servers(&self.document.1, &self.switch) {
+        for server in servers(self.config(), &self.switch) {
             let Some(link) = links.by_name(&server.interface)? else {
                 continue;
             };
@@ -217,7 +272,7 @@ impl Keeper {
 
     /// Removes what is left of networks that are not served any more, now or later.
     fn forget(&self) {
-        let listed = servers(&self.document.1, &self.switch);
+        let listed = servers(self.config(), &self.switch);
         let files = fs::read_dir(&self.place.state)
             .into_iter()
             .flatten()
@@ -317,6 +372,13 @@ impl Keeper {
             if let Err(error) = child.kill().await {
                 log::error!("ending dnsmasq of the network {network}: {error}");
             }
+        }
+    }
+
+    fn complain_or_not(&mut self, complaint: Option<Error>) {
+        match complaint {
+            Some(error) => self.complain(&error.to_string()),
+            None => self.complaint = None,
         }
     }
 
@@ -424,18 +486,18 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// Writes a file that dnsmasq reads as whoever it has become by then.
+/// Replaces a file that dnsmasq reads as whoever it has become by then.
 fn write(path: &Path, text: &str) -> Result<(), Error> {
     let doing = || format!("writing {}", path.display());
-    if let Some(dir) = path.parent() {
-        let mut builder = fs::DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o755)
-            .create(dir)
-            .doing(doing)?;
+    let readable = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
+        fs::create_dir_all(dir).doing(doing)?;
+        readable(dir, 0o755).doing(doing)?;
     }
-    fs::write(path, text).doing(doing)
+    let new = path.with_extension("new");
+    fs::write(&new, text).doing(doing)?;
+    readable(&new, 0o644).doing(doing)?;
+    fs::rename(&new, path).doing(doing)
 }
 
 fn remove(path: &Path) {

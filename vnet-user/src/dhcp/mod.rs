@@ -11,6 +11,7 @@ pub mod leases;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, MacAddr, Network};
@@ -28,6 +29,8 @@ pub struct Server {
     pub interface: String,
     /// VMs that the document knows by address: what one was leased once stays its own.
     pub known: BTreeSet<MacAddr>,
+    /// Ports by which the network goes on outside, where others may serve and ask.
+    pub uplinks: Vec<String>,
 }
 
 /// What there is to serve, in the document's order.
@@ -44,7 +47,10 @@ pub fn servers(config: &Config, switch: &str) -> Vec<Server> {
             let here = options
                 .iter()
                 .filter(|port| config.carried(port).carries(&network.name));
+            let uplinks = ports.iter().filter(|port| port.uplink);
+            let uplinks = uplinks.filter(|port| config.carried(port).carries(&network.name));
             Server {
+                uplinks: uplinks.map(|port| port.name.clone()).collect(),
                 known: here.flat_map(|port| port.macs.iter().copied()).collect(),
                 interface,
                 network,
@@ -97,6 +103,22 @@ impl Place {
         self.run.join("lock")
     }
 
+    /// Refuses directories of another user, who could have this one write or run what it should not.
+    fn check_owner(&self) -> Result<(), String> {
+        let own = nix::unistd::geteuid().as_raw();
+        let dirs = [&self.run, &self.state].into_iter();
+        let dirs = dirs.flat_map(|dir| dir.parent().into_iter().chain([dir.as_path()]));
+        for dir in dirs {
+            // One that is not there yet will be ours.
+            if let Ok(meta) = fs::symlink_metadata(dir)
+                && meta.uid() != own
+            {
+                return Err(format!("{} is another user's", dir.display()));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a keeper runs, as far as this user may know.
     #[must_use]
     pub fn is_kept(&self) -> bool {
@@ -127,6 +149,23 @@ impl Place {
         let text = fs::read_to_string(self.leases_file(network)).unwrap_or_default();
         leases::parse(&text)
     }
+}
+
+/// What to tell somebody who has DHCP served to whoever is on a physical network.
+#[must_use]
+pub fn outside(config: &Config, switch: &str) -> Vec<String> {
+    let servers = servers(config, switch).into_iter();
+    let outside = servers.filter(|server| !server.uplinks.is_empty());
+    outside
+        .map(|server| {
+            format!(
+                "DHCP for the network {} serves whoever is on {}, too, which carries it: leave one \
+                 of the two out unless it is meant to",
+                server.network.name,
+                server.uplinks.join(", ")
+            )
+        })
+        .collect()
 }
 
 /// What to tell somebody whose networks have DHCP that nobody serves.
@@ -183,6 +222,19 @@ mod tests {
                 ("vsw0", "02:00:00:00:00:02".to_owned()),
                 ("vsw0.lan", "02:00:00:00:00:01 02:00:00:00:00:03".to_owned()),
             ]
+        );
+    }
+
+    #[test]
+    fn who_serves_outside_is_told() {
+        let rest = "[[network]]\nname = 'lan'\nvlan = 5\ngateway = ['10.0.1.1/24']\n\
+                    dhcp = ['10.0.1.8-10.0.1.9']\n";
+        assert_eq!(outside(&config(rest), "vsw0"), Vec::<String>::new());
+        let with_uplink = format!("{rest}[[port]]\nname = 'eth0'\nuplink = true\n");
+        let told = outside(&config(&with_uplink), "vsw0");
+        assert!(
+            told[0].contains("lan serves whoever is on eth0"),
+            "{told:?}"
         );
     }
 

@@ -40,9 +40,15 @@ pub fn judge(server: &Server, process: Option<u32>, kept: bool, switch: &str) ->
         (None, true) => scope
             .fail(
                 what,
-                "look at what the daemon logs of it; apt-get install dnsmasq-base installs dnsmasq",
+                format!(
+                    "look at its log (journalctl -u vnet-dhcp@{switch}); dnsmasq-base installs dnsmasq; \
+                     port 53 must be free on the gateway's address"
+                ),
             )
-            .detail("the daemon runs and dnsmasq does not"),
+            .detail(format_args!(
+                "the daemon runs, and no dnsmasq on {} in its network namespace",
+                server.interface
+            )),
         (None, false) => scope
             .fail(what, format!("vnet-user --switch {switch} daemon"))
             .detail("no daemon runs that would serve it"),

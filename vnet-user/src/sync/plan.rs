@@ -77,7 +77,20 @@ impl Plan {
                 ));
                 continue;
             };
-            ports::check(&port.name, role, &link, &device)?;
+            if let Err(error) = ports::check(&port.name, role, &link, &device) {
+                // What somebody asks for just now is refused; what has become so keeps nobody waiting.
+                if session.names(&port.name) {
+                    return Err(error);
+                }
+                let mend = error.mend.map(|mend| format!("; {mend}"));
+                warnings.push(format!(
+                    "{} is no port while {}{}",
+                    port.name,
+                    error.why,
+                    mend.unwrap_or_default()
+                ));
+                continue;
+            }
             let ours = state.ports.get(&port.name).is_some_and(|run| run.enslaved);
             let member = match role {
                 Role::Vm => true,
