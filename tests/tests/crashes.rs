@@ -1,4 +1,4 @@
-//! `vnet-user` killed at every step of what it does: what the datapath enforces is the old
+//! `vnet-user` killed or refused at every step of what it does: what the datapath enforces is the old
 //! configuration or the new one and never a mixture, and the next command says which it found and
 //! makes everything one again.
 //!
@@ -110,12 +110,11 @@ impl InForce {
     fn of(host: &Host) -> Self {
         let mut interfaces = host.interfaces();
         // The gateway's are made anew each time, the other end with an address that the kernel draws.
-        let made = format!("{}.", host.switch());
-        for (_, facts) in interfaces
-            .iter_mut()
-            .filter(|(name, _)| name.starts_with(&made))
-        {
-            facts.mac.clear();
+        for (name, facts) in &mut interfaces {
+            let is_made = !name.starts_with("tap") && *name != host.switch();
+            if is_made {
+                facts.mac.clear();
+            }
         }
         let fixed = host.fdb();
         let fixed = fixed.iter().filter(|row| row.kind == "static");
@@ -217,6 +216,37 @@ fn apply_killed_anywhere_is_the_old_or_the_new_document() {
             world.host.vnet(&back);
         }
     });
+}
+
+/// A call that fails, whichever: the command fails and everything is as before, or it does without and
+/// everything is as it should be. Reading the tables back is among the calls.
+#[test]
+fn apply_refused_anywhere_is_the_old_or_the_new_document() {
+    let world = World::new();
+    let host = &world.host;
+    fs::copy(host.config_dir().join("old"), host.document()).unwrap();
+    host.vnet("up");
+    let (there, back) = (world.apply("new"), world.apply("old"));
+    let old = InForce::of(host);
+    let steps = host.steps_and_looks(&there);
+    let new = InForce::of(host);
+    let (mut failed, mut done) = (0, 0);
+    for step in sampled("config apply, with errors", steps) {
+        host.vnet(&back);
+        let ended = host.fail_at(&there, &step);
+        let after = format!("failed at {step:?}: {}", ended.stderr);
+        if ended.code == Some(0) {
+            done += 1;
+            new.assert_same(host, &after);
+        } else {
+            failed += 1;
+            assert!(ended.stderr.contains("error: "), "{after}");
+            old.assert_same(host, &after);
+        }
+        assert_eq!(world.is_new_to_frames(), ended.code == Some(0), "{after}");
+    }
+    eprintln!("config apply: {failed} refused, {done} done without");
+    assert!(failed > 5, "{failed} refused, {done} done without");
 }
 
 #[test]

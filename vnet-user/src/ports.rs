@@ -373,7 +373,7 @@ pub fn set_closed(links: &Links, link: &Link, closed: bool, run: &mut PortRun) -
     if closed {
         return links.set_bridge_port(link.index, CLOSED);
     }
-    if let Some((isolated, flood, learning)) = run.bridge_flags.take() {
+    if let Some((isolated, flood, learning)) = run.bridge_flags {
         links.set_bridge_port(
             link.index,
             BridgePortFlags {
@@ -382,6 +382,7 @@ pub fn set_closed(links: &Links, link: &Link, closed: bool, run: &mut PortRun) -
                 learning,
             },
         )?;
+        run.bridge_flags = None;
     }
     Ok(())
 }
@@ -411,10 +412,13 @@ fn release_link(
 ) -> Result<()> {
     let name = link.as_ref().map_or(name, |link| link.name.as_str());
     let mut first = Ok(());
+    // What could not be undone stays on record, for who tries again. Whether it could is returned.
     let mut keep = |result: Result<()>| {
+        let done = result.is_ok();
         if first.is_ok() {
             first = result;
         }
+        done
     };
     if let Some(link) = &link {
         // Where somebody has put it since is not the switch's to say.
@@ -427,11 +431,11 @@ fn release_link(
             run.bridge_flags = None;
         }
         // Out of the bridge first: nothing is forwarded plainly while the programs go.
-        if std::mem::take(&mut run.enslaved) && link.master.is_some() {
-            keep(links.set_master(link.index, None));
+        if run.enslaved && (link.master.is_none() || keep(links.set_master(link.index, None))) {
+            run.enslaved = false;
             run.bridge_flags = None;
         }
-        if !is_elsewhere {
+        if !is_elsewhere && !run.enslaved {
             keep(set_closed(links, link, false, run));
         }
     }
@@ -440,27 +444,28 @@ fn release_link(
     } else {
         keep(attach::detach_xdp(pins, run.ifindex));
     }
-    for hook in std::mem::take(&mut run.hooks) {
-        if let Some(hook) = TcHook::by_name(&hook) {
-            keep(attach::detach_tc(
-                pins,
-                hook,
-                name,
-                run.ifindex,
-                link.is_some(),
-            ));
-        }
-    }
+    let ifindex = run.ifindex;
+    run.hooks.retain(|hook| {
+        TcHook::by_name(hook).is_some_and(|hook| {
+            let detached = attach::detach_tc(pins, hook, name, ifindex, link.is_some());
+            !keep(detached)
+        })
+    });
     if let Some(link) = &link {
-        if std::mem::take(&mut run.made_promiscuous) {
-            keep(links.set_promiscuous(link.index, false).map(|_| ()));
+        if run.made_promiscuous {
+            let undone = links.set_promiscuous(link.index, false).map(|_| ());
+            run.made_promiscuous = !keep(undone);
         }
         // An uplink stays up: the host may use it by now.
-        if std::mem::take(&mut run.made_up) && run.kind == Role::Vm.name() {
-            keep(links.set_up(link.index, false));
+        if run.made_up {
+            let undone = match run.kind == Role::Vm.name() {
+                true => links.set_up(link.index, false),
+                false => Ok(()),
+            };
+            run.made_up = !keep(undone);
         }
-        if std::mem::take(&mut run.lro_off) {
-            keep(ethtool::set_lro(name, true).map(|_| ()));
+        if run.lro_off {
+            run.lro_off = !keep(ethtool::set_lro(name, true).map(|_| ()));
         }
     }
     first

@@ -78,10 +78,13 @@ pub fn sync(
             return Err(error);
         }
     }
+    if let Err(error) = run.state.save(session.run_dir(), session.switch()) {
+        run.undo(&before, old);
+        return Err(error.into());
+    }
     let Run {
         state, warnings, ..
     } = run;
-    state.save(session.run_dir(), session.switch())?;
     Ok((state, interrupted.into_iter().chain(warnings).collect()))
 }
 

@@ -1,5 +1,5 @@
-//! `vnet-user` killed at a system call of one's choice: strace counts them and sends SIGKILL before
-//! the call is made.
+//! `vnet-user` killed at a system call of one's choice, or refused it: strace counts them, and sends
+//! SIGKILL or gives an error in place of the call.
 
 use std::{
     collections::BTreeMap,
@@ -29,6 +29,9 @@ const BPF_CHANGES: &[&str] = &[
     "BPF_OBJ_PIN",
     "0x1a",
 ];
+
+/// What of it reads maps back.
+const BPF_LOOKS: &[&str] = &["BPF_MAP_LOOKUP_ELEM", "BPF_MAP_LOOKUP_BATCH", "0x18"];
 
 /// A system call of a run: the `number`th of its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +64,28 @@ impl Host {
     #[track_caller]
     #[must_use]
     pub fn steps(&self, line: &str) -> Vec<Step> {
+        let steps = self.calls(line, changes);
+        assert!(steps.len() > 5, "`{line}` changes something: {steps:?}");
+        steps
+    }
+
+    /// As [`Self::steps`], with the calls by which it reads maps besides.
+    ///
+    /// # Panics
+    /// As that does.
+    #[track_caller]
+    #[must_use]
+    pub fn steps_and_looks(&self, line: &str) -> Vec<Step> {
+        let looks = |call: &str, arguments: &str| {
+            call == "bpf" && BPF_LOOKS.iter().any(|look| arguments.starts_with(look))
+        };
+        self.calls(line, |call, arguments| {
+            changes(call, arguments) || looks(call, arguments)
+        })
+    }
+
+    #[track_caller]
+    fn calls(&self, line: &str, wanted: impl Fn(&str, &str) -> bool) -> Vec<Step> {
         let log = self.run_dir().with_extension("strace");
         let ended = self.under_strace(&["-o", &log.display().to_string()], line);
         assert_eq!(ended.code, Some(0), "`{line}`: {}", ended.stderr);
@@ -76,7 +101,7 @@ impl Host {
             };
             let count = counts.entry(call).or_default();
             *count += 1;
-            if changes(call, arguments) {
+            if wanted(call, arguments) {
                 steps.push(Step {
                     call: call.to_owned(),
                     number: *count,
@@ -84,7 +109,6 @@ impl Host {
                 });
             }
         }
-        assert!(steps.len() > 5, "`{line}` changes something: {text}");
         steps
     }
 
@@ -96,6 +120,17 @@ impl Host {
     #[must_use]
     pub fn kill_at(&self, line: &str, step: &Step) -> Ended {
         let inject = format!("inject={}:signal=KILL:when={}", step.call, step.number);
+        self.under_strace(&["-o", "/dev/null", "-e", &inject], line)
+    }
+
+    /// Runs `vnet-user` with the words of `line` and has `step` fail as when a device does (EIO).
+    ///
+    /// # Panics
+    /// When strace cannot be started.
+    #[track_caller]
+    #[must_use]
+    pub fn fail_at(&self, line: &str, step: &Step) -> Ended {
+        let inject = format!("inject={}:error=EIO:when={}", step.call, step.number);
         self.under_strace(&["-o", "/dev/null", "-e", &inject], line)
     }
 

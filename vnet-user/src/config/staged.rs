@@ -45,11 +45,17 @@ impl Staged {
     /// # Errors
     /// The file system refuses.
     pub(super) fn commit(self) -> Result<(), Error> {
-        let doing = || format!("replacing {}", self.target.display());
-        fs::rename(&self.file, &self.target).doing(doing)?;
-        // The rename itself must survive a power cut too.
+        fs::rename(&self.file, &self.target)
+            .doing(|| format!("replacing {}", self.target.display()))?;
+        // The rename itself must survive a power cut too. It has been done, whatever comes of that.
         let dir = self.target.parent().unwrap_or(Path::new("."));
-        File::open(dir).and_then(|dir| dir.sync_all()).doing(doing)
+        if let Err(error) = File::open(dir).and_then(|dir| dir.sync_all()) {
+            log::warn!(
+                "{} may be lost in a power cut: {error}",
+                self.target.display()
+            );
+        }
+        Ok(())
     }
 }
 

@@ -134,7 +134,7 @@ impl Store {
         &self,
         doing: &str,
         edit: impl FnOnce(&mut Config) -> Result<(), Invalid>,
-        sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
+        sync: impl FnMut(&Config, &Config) -> Result<Vec<String>, Error>,
     ) -> Result<Edited, Error> {
         let lock = self.lock()?;
         self.edit_locked(&lock, doing, edit, sync)
@@ -146,7 +146,7 @@ impl Store {
         _lock: &Lock,
         doing: &str,
         edit: impl FnOnce(&mut Config) -> Result<(), Invalid>,
-        sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
+        sync: impl FnMut(&Config, &Config) -> Result<Vec<String>, Error>,
     ) -> Result<Edited, Error> {
         // From here on the kernel and the document change together or not at all.
         let _held = Held::begin();
@@ -177,7 +177,7 @@ impl Store {
         source: &Source,
         old_matters: bool,
         confirm_s: Option<u32>,
-        sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
+        sync: impl FnMut(&Config, &Config) -> Result<Vec<String>, Error>,
     ) -> Result<Edited, Error> {
         // Before the lock: what is wrong need not wait.
         source.config(&self.switch)?;
@@ -209,7 +209,7 @@ impl Store {
         doing: &str,
         source: &Source,
         unreadable: Option<Config>,
-        sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
+        sync: impl FnMut(&Config, &Config) -> Result<Vec<String>, Error>,
     ) -> Result<Edited, Error> {
         let new = source.config(&self.switch)?;
         let before = self.source()?;
@@ -266,7 +266,7 @@ impl Store {
         &self,
         doing: &str,
         due: bool,
-        sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
+        sync: impl FnMut(&Config, &Config) -> Result<Vec<String>, Error>,
     ) -> Result<Option<Edited>, Error> {
         let _lock = self.lock()?;
         let _held = Held::begin();
@@ -311,7 +311,7 @@ impl Store {
         after: Option<&str>,
         old: Config,
         new: Config,
-        sync: impl FnOnce(&Config, &Config) -> Result<Vec<String>, Error>,
+        mut sync: impl FnMut(&Config, &Config) -> Result<Vec<String>, Error>,
     ) -> Result<Edited, Error> {
         let staged = match after {
             None => None,
@@ -328,10 +328,14 @@ impl Store {
         let warnings = sync(&old, &new)?;
         if let Some((document, checkpoint)) = staged {
             // First, so that the document before is never nowhere.
-            if let Some(checkpoint) = checkpoint {
-                checkpoint.commit()?;
+            let kept = checkpoint.map_or(Ok(()), |checkpoint| checkpoint.commit());
+            if let Err(error) = kept.and_then(|()| document.commit()) {
+                // The kernel must not be ahead of the document.
+                if let Err(also) = sync(&new, &old) {
+                    log::error!("{also}");
+                }
+                return Err(error);
             }
-            document.commit()?;
         }
         Ok(Edited { old, new, warnings })
     }

@@ -195,7 +195,7 @@ impl Daemon<'_> {
     fn edit(
         &mut self,
         doing: &str,
-        sync: impl FnOnce(&mut Session, &Config, &Config) -> Result<Vec<String>, Error>,
+        mut sync: impl FnMut(&mut Session, &Config, &Config) -> Result<Vec<String>, Error>,
     ) -> Result<Edited, Error> {
         let store = self.session.store().clone();
         let session = &mut *self.session;
