@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{AS_ROOT, Check, Scope};
 use crate::config::Config;
+use crate::dhcp;
 use crate::gateway::switch_ports;
 use crate::host::{Link, LinkKind, netns};
 use crate::ports::Role;
@@ -30,6 +31,8 @@ pub struct Interfaces {
     /// Those between which vnet routes and translates: uplinks and gateway ports, where there are
     /// gateways.
     pub routed: BTreeSet<String>,
+    /// Those on which DHCP is served.
+    pub served: BTreeSet<String>,
 }
 
 /// Looks for other software.
@@ -96,6 +99,8 @@ fn interfaces(config: &Config, switch: &str, listed: &[Link]) -> Interfaces {
     let device = listed
         .iter()
         .find(|link| link.name == switch && link.kind == LinkKind::Bridge);
+    let servers = dhcp::servers(config, switch).into_iter();
+    interfaces.served = servers.map(|server| server.interface).collect();
     for listed in switch_ports(config, switch) {
         if gateways && listed.role != Role::Vm {
             interfaces.routed.insert(listed.port.name.clone());
@@ -206,8 +211,11 @@ pub fn judge_rules(scope: &Scope, ruleset: &Value, interfaces: &Interfaces) -> V
         .collect();
     let (mut bridged, mut ingress, mut routed) =
         (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut lets_in = BTreeSet::new();
     for (chain, expression) in &rules {
         let names = interface_names(expression);
+        let served = interfaces.served.iter();
+        lets_in.extend(served.filter(|port| names_any(&names, &BTreeSet::from([(*port).clone()]))));
         match chain.family.as_str() {
             // A rule without interfaces is for every bridge.
             "bridge" if names.is_empty() || names_any(&names, &interfaces.members) => {
@@ -235,7 +243,33 @@ pub fn judge_rules(scope: &Scope, ruleset: &Value, interfaces: &Interfaces) -> V
             found.join(", ")
         ))
     };
+    let shut = hooks.iter().filter(|(_, chain)| {
+        let is_input = chain["hook"] == "input" && chain["policy"] == "drop";
+        is_input && chain["family"] != "bridge"
+    });
+    let shut: Vec<String> = shut.map(|(chain, _)| chain.to_string()).collect();
+    let unheard: Vec<&str> = interfaces
+        .served
+        .iter()
+        .filter(|port| !shut.is_empty() && !lets_in.contains(port))
+        .map(String::as_str)
+        .collect();
+    let what = "nft rules that let DHCP and DNS in";
+    let dhcp = if unheard.is_empty() {
+        scope.pass(what)
+    } else {
+        let mend = format!(
+            "iifname {{ {} }} udp dport {{ 53, 67, 547 }} accept, TCP port 53 and ICMPv6",
+            unheard.join(", ")
+        );
+        scope.warn(what, mend).detail(format_args!(
+            "{} drops what no rule takes, and no rule names {}",
+            shut.join(", "),
+            unheard.join(", ")
+        ))
+    };
     vec![
+        dhcp,
         judge("nft rules for bridges", bridged, mend),
         judge("nft rules at ingress of members", ingress, mend),
         judge(
@@ -366,6 +400,7 @@ mod tests {
         Interfaces {
             members: names(&["vsw0", "tap0"]),
             routed: names(&["eth0", "vsw0.lan"]),
+            served: BTreeSet::new(),
         }
     }
 
@@ -395,8 +430,30 @@ mod tests {
     /// What is made of bridge rules, of ingress rules, and of rules for uplinks.
     fn verdicts(objects: &[Value]) -> [Verdict; 3] {
         let checks = judge_rules(&Scope::new("x"), &json!({"nftables": objects}), &ours());
-        assert_eq!(checks.len(), 3);
-        [0, 1, 2].map(|index| checks[index].result)
+        assert_eq!(checks.len(), 4);
+        [1, 2, 3].map(|index| checks[index].result)
+    }
+
+    #[test]
+    fn rules_that_shut_dhcp_out() {
+        let with = |served: &[&str], policy: &str, name: Option<&str>| {
+            let mut input = chain("inet", Some("input"), None);
+            input["chain"]["policy"] = policy.into();
+            let mut objects = vec![input];
+            objects.extend(name.map(|name| rule("inet", Some(name.into()))));
+            let ours = Interfaces {
+                served: names(served),
+                ..ours()
+            };
+            judge_rules(&Scope::new("x"), &json!({"nftables": objects}), &ours)[0].clone()
+        };
+        let warned = with(&["vsw0.lan"], "drop", None);
+        assert_eq!(warned.result, Warn);
+        assert!(warned.mend.unwrap().contains("iifname { vsw0.lan }"));
+        assert_eq!(with(&["vsw0.lan"], "drop", Some("eth0")).result, Warn);
+        assert_eq!(with(&["vsw0.lan"], "drop", Some("vsw0.*")).result, Pass);
+        assert_eq!(with(&["vsw0.lan"], "accept", None).result, Pass);
+        assert_eq!(with(&[], "drop", None).result, Pass, "nothing is served");
     }
 
     #[test]
