@@ -458,11 +458,8 @@ fn release_link(
         }
         // An uplink stays up: the host may use it by now.
         if run.made_up {
-            let undone = match run.kind == Role::Vm.name() {
-                true => links.set_up(link.index, false),
-                false => Ok(()),
-            };
-            run.made_up = !keep(undone);
+            let is_vm = run.kind == Role::Vm.name();
+            run.made_up = is_vm && !keep(links.set_up(link.index, false));
         }
         if run.lro_off {
             run.lro_off = !keep(ethtool::set_lro(name, true).map(|_| ()));

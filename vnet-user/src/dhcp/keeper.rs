@@ -11,7 +11,6 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -183,11 +182,14 @@ impl Keeper {
         }
         if self.stale {
             match self.find_wanted() {
-                Ok(wanted) => self.wanted = wanted,
-                Err(error) => return self.complain_or_not(Some(error)),
+                Ok(wanted) => {
+                    self.wanted = wanted;
+                    self.stale = false;
+                    self.forget();
+                }
+                // What was wanted before is looked after meanwhile.
+                Err(error) => complaint = Some(error),
             }
-            self.stale = false;
-            self.forget();
         }
         let names: BTreeSet<&str> = self.wanted.iter().map(Server::name).collect();
         let gone: Vec<String> = self
@@ -242,9 +244,12 @@ impl Keeper {
         }
     }
 
-    fn config(&self) -> &Config {
-        static NONE: LazyLock<Config> = LazyLock::new(Config::default);
-        self.document.as_ref().map_or(&*NONE, |(_, config)| config)
+    /// The servers that the document wants.
+    fn listed(&self) -> Vec<Server> {
+        let config = self.document.iter().map(|(_, config)| config);
+        config
+            .flat_map(|config| servers(config, &self.switch))
+            .collect()
     }
 
     /// The servers whose interfaces are there.
@@ -252,7 +257,7 @@ impl Keeper {
         let links = Links::open()?;
         let addresses = links.addresses()?;
         let mut ready = Vec::new();
-        for server in servers(self.config(), &self.switch) {
+        for server in self.listed() {
             let Some(link) = links.by_name(&server.interface)? else {
                 continue;
             };
@@ -272,7 +277,7 @@ impl Keeper {
 
     /// Removes what is left of networks that are not served any more, now or later.
     fn forget(&self) {
-        let listed = servers(self.config(), &self.switch);
+        let listed = self.listed();
         let files = fs::read_dir(&self.place.state)
             .into_iter()
             .flatten()
