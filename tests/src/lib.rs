@@ -14,6 +14,7 @@
 //! [`wire`] and [`traffic`] are what goes through it. [`nat`] is what tests of address translation
 //! have besides: machines outside, eyes on the wire, and the kernel's own NAT to compare with.
 
+pub mod adopted;
 pub mod connections;
 pub mod fixture;
 pub mod fixtures;

@@ -14,6 +14,7 @@ use std::{
 
 use serde_json::Value;
 use vnet_tests::{
+    adopted::{host_with, row, wait_attached, wait_gone},
     host::{Addresses, BPFFS, Host, Ran, binary},
     traffic::{self, is_cut_off, reaches},
     wait,
@@ -25,30 +26,6 @@ const NOBODY: u32 = 65_534;
 
 fn v4(number: u8) -> IpAddr {
     Addresses::new(number).v4()
-}
-
-fn host_with(document: &str) -> Host {
-    let host = Host::new();
-    fs::create_dir_all(host.config_dir()).unwrap();
-    fs::write(host.document(), document).unwrap();
-    host
-}
-
-fn row(host: &Host, port: &str) -> Option<Value> {
-    let rows = host.rows("port list", "ports");
-    rows.into_iter().find(|row| row["name"] == port)
-}
-
-#[track_caller]
-fn wait_attached(host: &Host, port: &str) -> Value {
-    wait::value(&format!("{port} is a port"), || {
-        row(host, port).filter(|row| row["state"] == "attached")
-    })
-}
-
-#[track_caller]
-fn wait_gone(host: &Host, port: &str) {
-    wait::until(&format!("{port} is no port"), || row(host, port).is_none());
 }
 
 fn network(row: &Value) -> &str {

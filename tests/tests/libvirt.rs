@@ -1,10 +1,11 @@
 //! Guests that libvirt starts: their taps become ports of the switch as libvirt makes them, and none
 //! any more when it takes them away.
 
-use std::{fs, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use serde_json::{Value, json};
 use vnet_tests::{
+    adopted::{host_with, row, wait_attached, wait_gone},
     host::{Addresses, BridgePort, Host, Mac, Station},
     libvirt::{Domain, Libvirt, Nic},
     traffic::{is_cut_off, reaches},
@@ -32,30 +33,6 @@ match = { name = "tap*" }
 network = "web"
 max_macs = 2
 "#;
-
-fn host_with(document: &str) -> Host {
-    let host = Host::new();
-    fs::create_dir_all(host.config_dir()).unwrap();
-    fs::write(host.document(), document).unwrap();
-    host
-}
-
-fn row(host: &Host, port: &str) -> Option<Value> {
-    let rows = host.rows("port list", "ports");
-    rows.into_iter().find(|row| row["name"] == port)
-}
-
-#[track_caller]
-fn wait_attached(host: &Host, port: &str) -> Value {
-    wait::value(&format!("{port} is a port"), || {
-        row(host, port).filter(|row| row["state"] == "attached")
-    })
-}
-
-#[track_caller]
-fn wait_gone(host: &Host, port: &str) {
-    wait::until(&format!("{port} is no port"), || row(host, port).is_none());
-}
 
 fn index(host: &Host, interface: &str) -> u64 {
     let links = host.ip(&format!("-j link show {interface}"));
