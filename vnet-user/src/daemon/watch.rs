@@ -10,11 +10,12 @@ use crate::gateway;
 use crate::host::{Link, Links};
 use crate::runtime::Session;
 
-/// How long an interface that is up and in no bridge may be about to be put into one. Most tools do
-/// that first.
+/// How long an interface that is up and in no bridge may be about to be put into one, where vnet made
+/// the switch device. Most tools do that first.
 const SETTLED_UP: Duration = Duration::from_millis(20);
-/// How long one may take that is not up yet: Proxmox's script loads its modules first.
-const SETTLED_DOWN: Duration = Duration::from_secs(1);
+/// How long one may take that is not up yet, or whose bridge is another tool's: Proxmox's script sets
+/// the tap up, and puts it into its bridge in its own time.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// The interfaces that concern a switch, as they were when it was last made equal to them.
 #[derive(Debug, Default)]
@@ -32,6 +33,7 @@ pub(super) struct Watch {
 #[derive(Clone, Copy, Debug)]
 struct Newcomer {
     first_seen: Instant,
+    /// When it was first seen up, where that says that nobody else is busy with it.
     up_since: Option<Instant>,
     /// Whether it was left to the switch when it had settled.
     is_passed_on: bool,
@@ -40,7 +42,7 @@ struct Newcomer {
 impl Newcomer {
     /// When nobody is expected to do anything with it any more.
     fn settles(&self) -> Instant {
-        let limit = self.first_seen + SETTLED_DOWN;
+        let limit = self.first_seen + SETTLED;
         self.up_since.map_or(limit, |up| limit.min(up + SETTLED_UP))
     }
 }
@@ -108,6 +110,7 @@ impl Watch {
     fn note_newcomers(&mut self, session: &Session, links: &[Link]) {
         let now = Instant::now();
         let ports = ports(session);
+        let is_ours = session.state().is_some_and(|state| state.created_device);
         let before = std::mem::take(&mut self.newcomers);
         for link in links {
             let is_new = link.master.is_none()
@@ -123,7 +126,7 @@ impl Watch {
                 up_since: known
                     .and_then(|known| known.up_since)
                     .or(Some(now))
-                    .filter(|_| link.up),
+                    .filter(|_| link.up && is_ours),
                 is_passed_on: known.is_some_and(|known| known.is_passed_on),
             };
             self.newcomers.insert(link.index, newcomer);
