@@ -134,6 +134,17 @@ drop_reasons! {
     NatMidStream = nat_mid_stream;
     /// An ICMP error about a packet of no connection.
     NatIcmpUnrelated = nat_icmp_unrelated;
+    /// A rule of a security group denies it, or none lets it through.
+    PolicyDenied = policy_denied;
+    /// A rule of a security group rejects it.
+    PolicyRejected = policy_rejected;
+    /// A later fragment, for or from a port in security groups, of a packet whose first one has not been
+    /// let through.
+    PolicyFragment = policy_fragment;
+    /// The VM holds its share of the flow table, and is in security groups.
+    PolicyQuota = policy_quota;
+    /// The flow table is full of connections that are alive, and the port is in security groups.
+    PolicyTableFull = policy_table_full;
     /// The kernel refused an edit or a redirect of the frame.
     KernelRefused = kernel_refused;
 }

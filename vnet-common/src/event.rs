@@ -32,10 +32,12 @@ pub enum EventKind {
     FlowQuota = 12,
     /// A connection was refused: no external port is free.
     PortsExhausted = 13,
+    /// A rule of a security group that is to be reported has decided a connection.
+    PolicyRule = 14,
 }
 
 /// Number of event kinds, zero included; the size of the rate limiter's table.
-pub const EVENT_KINDS: u32 = 14;
+pub const EVENT_KINDS: u32 = 15;
 
 impl EventKind {
     /// Every kind.
@@ -53,6 +55,7 @@ impl EventKind {
         Self::FlowTableFull,
         Self::FlowQuota,
         Self::PortsExhausted,
+        Self::PolicyRule,
     ];
 
     /// The word that `vnet-user events` prints.
@@ -72,6 +75,7 @@ impl EventKind {
             Self::FlowTableFull => "flow_table_full",
             Self::FlowQuota => "flow_quota",
             Self::PortsExhausted => "nat_ports_exhausted",
+            Self::PolicyRule => "policy_rule",
         }
     }
 }
@@ -94,7 +98,8 @@ pub struct Event {
     pub old_slot: u16,
     /// The segment concerned.
     pub segment: u16,
-    /// For a storm, the [`crate::DropReason`]'s number.
+    /// For a storm, the [`crate::DropReason`]'s number; for a security group's rule, what it says (a
+    /// [`crate::PolicyVerdict`]'s number).
     pub reason: u32,
     /// The packets of the flow concerned as they came in; all zero for events that are not about
     /// one.

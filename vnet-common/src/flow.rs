@@ -49,9 +49,14 @@ pub struct FlowKey {
     pub segment: u16,
     /// IP protocol number.
     pub proto: u8,
-    /// Always zero.
-    pub reserved: u8,
+    /// [`KEY_ROUTED`] or [`KEY_BRIDGED`].
+    pub kind: u8,
 }
+
+/// `kind` of a key: packets that the gateway sends on.
+pub const KEY_ROUTED: u8 = 0;
+/// `kind` of a key: packets that stay in their segment, between ports of which one is in security groups.
+pub const KEY_BRIDGED: u8 = 1;
 
 /// How far a connection is.
 #[repr(u8)]
@@ -158,7 +163,8 @@ pub struct FlowEntry {
     pub dport: u16,
     /// MAC address of the next hop.
     pub next_hop: Mac,
-    /// Slot of the port whose stack would have sent the packet: the source of its MAC address.
+    /// Slot of the port whose stack would have sent the packet: the source of its MAC address. Of a
+    /// bridged flow, slot of the port that its packets come from.
     pub via: u16,
     /// Slot of the port that packets leave by; 0: the next hop's MAC address, or where it is, is not
     /// known, and the kernel is to find it.

@@ -14,6 +14,7 @@ pub mod event;
 pub mod fdb;
 pub mod flow;
 pub mod nat;
+pub mod policy;
 pub mod port;
 pub mod switch;
 
@@ -24,13 +25,16 @@ pub use event::{Event, EventKind};
 pub use fdb::{FdbBucket, FdbEntry, FdbKey};
 pub use flow::{Addr, FlowEntry, FlowKey, FlowState, FlowTags, FlowTimeouts, HostPort};
 pub use nat::{Binding, BindingKey, Contact, ContactKey, NatCounters, NatMatchKey, NatRule};
+pub use policy::{
+    FlowRules, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PolicyVerdict, PortGroups,
+};
 pub use port::{PortConf, PortKind, StormKind, StormState};
 pub use switch::{
     MacDenyKey, Member, PortMacKey, PortSegmentKey, PortTagKey, SegmentConf, SwitchConf,
 };
 
 /// Version of the map layouts; part of the pin directory's name (`v<SCHEMA>`).
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// A MAC address in transmission order.
 pub type Mac = [u8; 6];

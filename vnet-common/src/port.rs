@@ -53,6 +53,10 @@ pub const PORT_ROUTED: u32 = 32;
 pub const PORT_GATEWAY: u32 = 64;
 /// `flags`: the gateway port's network is translated: what cannot be translated does not leave.
 pub const PORT_NATED: u32 = 128;
+/// `flags`: the port is in security groups.
+pub const PORT_POLICED: u32 = 256;
+/// `flags`: what no rule of the port's groups is about is let through.
+pub const PORT_POLICY_ALLOW: u32 = 512;
 
 /// Limited kinds of flooded traffic; the index into the `storm_…` arrays.
 #[repr(u32)]

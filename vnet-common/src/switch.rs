@@ -42,6 +42,8 @@ pub const SWITCH_GUARDS: u32 = 2;
 pub const SWITCH_MID_STREAM: u32 = 4;
 /// `flags`: there are external addresses that the host does not hold.
 pub const SWITCH_ANSWERS: u32 = 8;
+/// `flags`: there are ports in security groups.
+pub const SWITCH_POLICY: u32 = 16;
 
 /// Where a segment's members are, in the map `segments` at `generation * SEGMENTS + segment`.
 #[repr(C)]
@@ -53,6 +55,8 @@ pub struct SegmentConf {
     pub member_count: u32,
     /// Most bytes behind the Ethernet header and outer tag; 0 leaves it to the ports' devices.
     pub mtu: u32,
+    /// Members that are in security groups.
+    pub policed: u32,
 }
 
 /// One port's membership of a segment, in the map `members`.

@@ -14,6 +14,7 @@ use crate::{
     frame::{Frame, is_broadcast, is_group, is_reserved, is_zero},
     gso, ip,
     meta::{Hook, Meta},
+    policy::is_policed,
     tables::{Tables, UNGUARDED},
     window::Window,
 };
@@ -37,6 +38,9 @@ pub struct Plan {
     pub source: Source,
     /// Where it leaves, for [`Fate::Forward`].
     pub exit: Exit,
+    /// Security groups are to be asked before it is forwarded. A flood's members are asked each by
+    /// itself.
+    pub policed: bool,
     /// It is for one of the host's addresses, and the stack behind the exit takes another.
     pub readdress: bool,
     /// Slot of the stack-side port that it is addressed to, when its packet may have to be routed on:
@@ -56,6 +60,8 @@ pub struct Origin {
     pub peer_slot: u16,
     /// What is behind it.
     pub kind: PortKind,
+    /// It is a VM's, and in security groups.
+    pub policed: bool,
 }
 
 impl Origin {
@@ -65,6 +71,7 @@ impl Origin {
             slot: port.slot,
             peer_slot: port.peer_slot,
             kind: port.kind,
+            policed: is_policed(port),
         }
     }
 }
@@ -173,6 +180,7 @@ impl Plan {
             slot: NO_SLOT,
             peer_slot: NO_SLOT,
             kind: PortKind::Unused,
+            policed: false,
         },
         segment: NO_SEGMENT,
         generation: 0,
@@ -182,6 +190,7 @@ impl Plan {
             to_stack: false,
             mark: false,
         },
+        policed: false,
         readdress: false,
         stack_slot: NO_SLOT,
         frame: Frame::EMPTY,
@@ -198,8 +207,9 @@ pub fn decide<W: Window + ?Sized, T: Tables + ?Sized>(
 ) {
     *plan = Plan::EMPTY;
     let verdict = judge(meta, window, tables, plan);
+    plan.policed &= matches!(verdict.fate, Fate::Forward | Fate::Flood);
     plan.verdict = if matches!(meta.hook, Hook::Xdp) {
-        at_xdp(verdict, &plan.exit)
+        at_xdp(verdict, plan)
     } else {
         verdict
     };
@@ -237,6 +247,7 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
             at_interface
         };
     plan.port = Origin::of(port);
+    plan.policed = plan.port.policed;
     let drop = |reason| Verdict::drop(reason, port.slot);
 
     if !Frame::parse(meta, window, &mut plan.frame) {
@@ -335,6 +346,7 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         }
         Ok(vid) => {
             plan.exit = Exit::to(target);
+            plan.policed |= is_policed(target);
             plan.readdress =
                 plan.exit.to_stack && entry.flags & FDB_LOCAL != 0 && target.mac != plan.frame.dst;
             if plan.exit.to_stack && vid == 0 {
@@ -670,10 +682,10 @@ fn xdp_may_send<W: Window + ?Sized>(frame: &Frame, window: &W, target: &PortConf
 
 /// What of a verdict XDP carries out itself: drops, and unicast out of a device.
 #[inline(always)]
-fn at_xdp(verdict: Verdict, exit: &Exit) -> Verdict {
+fn at_xdp(verdict: Verdict, plan: &Plan) -> Verdict {
     match verdict.fate {
         Fate::Drop => verdict,
-        Fate::Forward if !exit.to_stack => verdict,
+        Fate::Forward if !plan.exit.to_stack && !plan.policed => verdict,
         _ => Verdict::plain(Fate::PassUp),
     }
 }

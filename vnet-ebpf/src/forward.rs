@@ -6,9 +6,11 @@ use crate::{
     decide::{Fate, Origin, Path, Plan, guards, is_guarded, is_other_side, is_stack, pass},
     flow::translate::Change,
     frame::Frame,
+    gateway::Gateway,
     gso,
     ip::Ip,
     meta::{Meta, Tag},
+    policy::{flood::Question, is_policed},
     tables::Effects,
     window::Window,
 };
@@ -142,6 +144,8 @@ pub struct Flood {
     tag: Tag,
     /// An edit failed, and which tag the frame has is not known: it goes nowhere any more.
     broken: bool,
+    /// What members in security groups are asked.
+    pub question: Question,
     /// The last port that is to get it: sent when the next one is found, or as the frame itself.
     pending: Pending,
     /// The frame itself goes on to the host or the wire behind the hook.
@@ -158,16 +162,16 @@ pub struct Flood {
 impl Flood {
     /// Begins a flood in `flood`'s place, whatever that held before.
     #[inline(always)]
-    pub fn begin<W: Window + ?Sized, T: Effects + ?Sized>(
+    pub fn begin<W: Window + ?Sized, T: Gateway + ?Sized>(
         flood: &mut Self,
         plan: &Plan,
         meta: &Meta,
         window: &W,
         tables: &T,
     ) {
-        let (first_member, member_count) = tables
+        let (first_member, member_count, policed) = tables
             .segment(plan.generation, plan.segment)
-            .map_or((0, 0), |s| (s.first_member, s.member_count));
+            .map_or((0, 0, 0), |s| (s.first_member, s.member_count, s.policed));
         let (generation, segment) = (plan.generation, plan.segment);
         let guarded = match tables.switch() {
             Some(conf) if guards(conf, generation) => {
@@ -187,17 +191,28 @@ impl Flood {
             packets: meta.packets(),
             tag: plan.frame.tag,
             broken: false,
+            question: Question::NONE,
             pending: Pending::NOBODY,
             keep: false,
             refused: false,
             first_member,
             member_count,
         };
+        if policed != 0 {
+            tables.ask_members(flood, plan, window);
+        }
+    }
+
+    /// Half of the tables that it looks at.
+    #[inline(always)]
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// Serves the `index`th member.
     #[inline(always)]
-    pub fn step<T: Effects + ?Sized, P: Packet>(&mut self, index: u32, tables: &T, packet: &mut P) {
+    pub fn step<T: Gateway + ?Sized, P: Packet>(&mut self, index: u32, tables: &T, packet: &mut P) {
         let Some(member) = tables.member(self.generation, self.first_member.wrapping_add(index))
         else {
             return;
@@ -222,6 +237,8 @@ impl Flood {
             Some(DropReason::NatUntranslated)
         } else if !crate::decide::fits(self.l3_len, tables, self.generation, self.segment, target) {
             Some(DropReason::MtuExceeded)
+        } else if is_policed(target) && !tables.member_admits(self, target.slot) {
+            Some(DropReason::PolicyDenied)
         } else {
             None
         };

@@ -2,8 +2,8 @@
 //! flows in force, the host's own routes and sockets.
 
 use vnet_common::{
-    Addr, Binding, BindingKey, ContactKey, DropReason, Event, FlowEntry, FlowKey, HostPort, Mac,
-    NatMatchKey, NatRule,
+    Addr, Binding, BindingKey, ContactKey, DropReason, Event, FlowEntry, FlowKey, FlowRules,
+    HostPort, Mac, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortGroups,
     flow::{FLOW_DNAT, FLOW_SNAT},
 };
 
@@ -14,8 +14,14 @@ use crate::{
         table::{FlowTable, Inserted, insert},
         translate::Change,
     },
+    forward::Flood,
     ip::Ip,
+    meta::Meta,
     nat::{self, Outcome, Step},
+    policy::{
+        judge,
+        search::{self, Search},
+    },
     tables::Effects,
     window::Window,
 };
@@ -88,8 +94,8 @@ pub struct FragmentKey {
     pub segment: u16,
     /// IP protocol number.
     pub proto: u8,
-    /// Always zero.
-    pub reserved: u8,
+    /// As in [`FlowKey`].
+    pub kind: u8,
 }
 
 /// The flow that a fragmented packet belongs to, a value of the map `fragments`.
@@ -216,10 +222,18 @@ pub struct Work {
     pub message: [u8; ADVERTISEMENT_LEN],
     /// A search for a port.
     pub search: PortSearch,
+    /// A search for a security group's rule.
+    pub policy: Search,
+    /// What is known of the packet besides its bytes.
+    pub meta: Meta,
+    /// The rules of security groups that let it through.
+    pub rules: FlowRules,
     /// Half of the tables that is in force.
     pub generation: u32,
     /// Index of the entry of its direction, once it is in the table.
     pub index: u32,
+    /// Index of its connection's entry that was first.
+    pub first: u32,
     /// Tag of a connection's entry that is to end, at `index`.
     pub tag: u32,
     /// Most bytes of its connection's packets, for an ICMP error.
@@ -248,6 +262,10 @@ pub struct Work {
     pub out_segment: u16,
     /// Slot of the VM's port that the connection counts for.
     pub owner: u16,
+    /// Slot of the port where it is counted when it is dropped.
+    pub drop_slot: u16,
+    /// Slot of the port that it goes to when it stays in its segment; 0 is none.
+    pub to: u16,
     /// `FLOW_…` bits for the entry of its direction.
     pub flags: u16,
     /// `FLOW_…` bits for the entry of the other direction.
@@ -260,6 +278,16 @@ pub struct Work {
     pub alone: bool,
     /// Its source becomes the address that it was sent to, which is no mapping of its own.
     pub borrowed: bool,
+    /// It is not IP, or hides what it is behind a second tag.
+    pub not_ip: bool,
+    /// The groups of the port that it comes from are not asked.
+    pub exempt_out: bool,
+    /// The groups of the port that it goes to are not asked.
+    pub exempt_in: bool,
+    /// It begins a flow when it is let through.
+    pub keeps_flow: bool,
+    /// Its flow is to be judged anew.
+    pub rejudge: bool,
 }
 
 /// Everything that routing and translation look at and change.
@@ -342,6 +370,39 @@ pub trait Gateway: Effects + FlowTable {
     fn host_port(&self, port: u16) -> Option<*mut HostPort>;
     /// A way out that was looked up lately.
     fn checked(&self, place: u32) -> Option<*mut Checked>;
+    /// The groups of the port in `slot`.
+    fn port_groups(&self, generation: u32, slot: u16) -> Option<&PortGroups>;
+    /// The node that the longest prefix of `key` leads to; 0 is none.
+    fn policy_match(&self, key: &PolicyMatchKey) -> u32;
+    /// The node with this number.
+    fn policy_node(&self, generation: u32, number: u32) -> Option<&PolicyNode>;
+    /// The range at this place.
+    fn policy_range(&self, generation: u32, place: u32) -> Option<&PolicyRange>;
+    /// Runs [`search::step`] until it is over.
+    fn walk(&self, search: &mut Search);
+    /// [`search::ask_group`].
+    #[inline(always)]
+    fn ask_group(&self, search: &mut Search) {
+        search::ask_group(search, self);
+    }
+    /// [`search::decide`].
+    #[inline(always)]
+    fn judge_port(&self, search: &mut Search) {
+        search::decide(search, self);
+    }
+    /// [`flood::ask`](crate::policy::flood::ask), for a flood's members.
+    fn ask_members<W: Window + ?Sized>(&self, flood: &mut Flood, plan: &Plan, window: &W);
+    /// [`flood::admits`](crate::policy::flood::admits), of the member in `slot`.
+    fn member_admits(&self, flood: &Flood, slot: u16) -> bool;
+    /// The rules that let the flow through whose first entry is at `index`.
+    fn flow_rules(&self, index: u32) -> Option<*mut FlowRules>;
+    /// [`judge::count_ended`].
+    #[inline(always)]
+    fn count_ended(&self, work: &Work, first: u32) {
+        judge::count_ended(work, first, self);
+    }
+    /// Adds to a rule's counters.
+    fn count_policy(&self, rule: u16, packets: u64, bytes: u64, flows: u64);
     /// Whether another ICMP error may be made now.
     fn icmp_take(&self) -> bool;
 }

@@ -19,6 +19,8 @@ pub const IPV6: u16 = u16::from_be(EtherType::Ipv6 as u16);
 pub mod proto {
     /// ICMP for IPv4.
     pub const ICMP: u8 = 1;
+    /// IGMP.
+    pub const IGMP: u8 = 2;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
@@ -27,6 +29,8 @@ pub mod proto {
     pub const DCCP: u8 = 33;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
     /// UDP-Lite.
     pub const UDP_LITE: u8 = 136;
 
@@ -128,8 +132,8 @@ pub struct Ip {
     pub dont_fragment: bool,
     /// Bytes of the TCP header in units of four; 0 for others.
     pub tcp_words: u8,
-    /// Always zero.
-    pub reserved: u8,
+    /// The type of an ICMP message.
+    pub icmp_type: u8,
 }
 
 impl Ip {
@@ -142,7 +146,7 @@ impl Ip {
             dport: 0,
             segment: 0,
             proto: 0,
-            reserved: 0,
+            kind: 0,
         },
         seq: 0,
         ack: 0,
@@ -157,7 +161,7 @@ impl Ip {
         v6: false,
         dont_fragment: false,
         tcp_words: 0,
-        reserved: 0,
+        icmp_type: 0,
     };
 
     /// Before anything was read, written in place.
@@ -186,6 +190,13 @@ impl Ip {
 #[must_use]
 pub const fn has_ports(proto: u8) -> bool {
     matches!(proto, proto::TCP | proto::UDP)
+}
+
+/// Whether a protocol's ports say which service a packet is for.
+#[inline(always)]
+#[must_use]
+pub const fn has_service_ports(proto: u8) -> bool {
+    matches!(proto, proto::TCP | proto::UDP | proto::SCTP)
 }
 
 /// Offset of the checksum in the header behind IP of protocols whose checksum covers the addresses;
@@ -380,13 +391,14 @@ fn read_l4<W: Window + ?Sized>(window: &W, ip: &mut Ip) -> Result<(), Unread> {
             ip.tcp_flags = h[13];
             ip.payload = ip.payload.wrapping_sub(u32::from(ip.tcp_words) * 4);
         }
-        proto::UDP => {
+        proto::UDP | proto::SCTP => {
             let h: &[u8; 8] = window.at(l4).ok_or(Unread::Malformed)?;
             ip.key.sport = u16::from_be_bytes([h[0], h[1]]);
             ip.key.dport = u16::from_be_bytes([h[2], h[3]]);
         }
         proto::ICMP if !ip.v6 => {
             let h: &[u8; 8] = window.at(l4).ok_or(Unread::Malformed)?;
+            ip.icmp_type = h[0];
             ip.icmp = match h[0] {
                 8 => Icmp::Request,
                 0 => Icmp::Reply,
@@ -397,6 +409,7 @@ fn read_l4<W: Window + ?Sized>(window: &W, ip: &mut Ip) -> Result<(), Unread> {
         }
         proto::ICMPV6 if ip.v6 => {
             let h: &[u8; 8] = window.at(l4).ok_or(Unread::Malformed)?;
+            ip.icmp_type = h[0];
             ip.icmp = match h[0] {
                 128 => Icmp::Request,
                 129 => Icmp::Reply,
@@ -434,7 +447,7 @@ pub fn read_embedded<W: Window + ?Sized>(
     }
     let l4 = ip.l4 as usize;
     match ip.key.proto {
-        proto::TCP | proto::UDP => {
+        proto::TCP | proto::UDP | proto::SCTP => {
             let h: &[u8; 8] = window.at(l4).ok_or(Unread::Malformed)?;
             ip.key.sport = u16::from_be_bytes([h[0], h[1]]);
             ip.key.dport = u16::from_be_bytes([h[2], h[3]]);

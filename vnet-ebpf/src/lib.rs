@@ -21,6 +21,7 @@ pub mod gso;
 pub mod ip;
 pub mod meta;
 pub mod nat;
+pub mod policy;
 pub mod rate;
 pub mod route;
 pub mod settle;

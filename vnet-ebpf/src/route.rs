@@ -72,7 +72,22 @@ pub fn look<W: Window + ?Sized, G: Gateway + ?Sized>(
     {
         return NO_FLOW;
     }
+    // A VM in security groups has not the connections of the one that it passes for.
+    if plan.port.policed && !comes_from(entry, plan.port.slot, gateway) {
+        return NO_FLOW;
+    }
     index
+}
+
+/// Whether the packets of an entry come from the port `slot`: the answers go there.
+#[inline(always)]
+fn comes_from<G: Gateway + ?Sized>(entry: *const FlowEntry, slot: u16, gateway: &G) -> bool {
+    // SAFETY: the table's own entries; one word each.
+    unsafe {
+        gateway
+            .flow((*entry).peer)
+            .is_some_and(|peer| ptr::read_volatile(&raw const (*peer).slot) == slot)
+    }
 }
 
 /// Whether the way out of a flow was looked up this second for another one, and is the same.

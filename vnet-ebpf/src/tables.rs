@@ -36,6 +36,8 @@ pub trait Tables {
     /// number and not an `Option`: the compiler would compute with the one that is not there, which
     /// the verifier refuses.
     fn guarded(&self, generation: u32, source: &Addr) -> u32;
+    /// Slot of the port that an address belongs to in a segment, or [`vnet_common::NO_SLOT`].
+    fn ip_owner(&self, generation: u32, segment: u16, addr: &Addr) -> u16;
     /// The FDB's entry, stale ones included.
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry>;
     /// The device's MTU in bytes, as it is now; `None` when the device is gone.

@@ -2,6 +2,7 @@
 
 pub mod icmp;
 pub mod mss;
+pub mod reset;
 pub mod state;
 pub mod table;
 pub mod translate;

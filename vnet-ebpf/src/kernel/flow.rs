@@ -5,11 +5,13 @@ use aya_ebpf::{
     helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes},
     programs::TcContext,
 };
+use vnet_common::NO_SLOT;
 use vnet_ebpf::{
     flow::{mss, table::FlowTable as _},
     forward::{Action, forward},
     ip::TCP_SYN,
     nat::{Outcome, arrive::arrive},
+    policy,
     settle::settle_verdict,
     tables::Tables as _,
 };
@@ -18,7 +20,7 @@ use super::{
     icmp::{icmp_related, icmp_tell},
     maps::{SCRATCH, Scratch, WORK},
     tables::Kernel,
-    tc::{Skb, finish, pull, route_send, store, unpack},
+    tc::{Skb, finish, flood, pull, route_send, store, unpack},
 };
 
 /// Bytes that are wanted in the linear head: headers, an ICMP error's embedded headers, a few
@@ -98,7 +100,17 @@ pub fn run(ctx: &TcContext) -> i32 {
     let (Scratch { meta, plan, .. }, work) = unsafe { (&mut *scratch, &mut *work) };
     pull(raw, meta.len, WANTED);
     let mut skb = Skb { skb: raw };
-    let outcome = arrive(work, plan, meta, &skb, &kernel);
+    let mut outcome = if plan.stack_slot == NO_SLOT {
+        Outcome::STACK
+    } else {
+        arrive(work, plan, meta, &skb, &kernel)
+    };
+    let work = kernel.opaque(work);
+    let plan = kernel.opaque(plan);
+    let meta = kernel.opaque(meta);
+    if outcome == Outcome::STACK && plan.policed {
+        outcome = policy::arrive::arrive(work, plan, meta, &skb, &kernel);
+    }
     let work = kernel.opaque(work);
     let plan = kernel.opaque(plan);
     let meta = &*kernel.opaque(meta);
@@ -112,12 +124,12 @@ pub fn run(ctx: &TcContext) -> i32 {
         settle_verdict(plan, meta, &kernel);
         match forward(plan, meta, &kernel, &mut skb) {
             Some(action) => action,
-            None => Action::Drop,
+            None => unpack(flood(plan, meta, raw)),
         }
     } else if outcome == Outcome::RELATED {
         unpack(icmp_related(raw))
     } else {
-        kernel.count_drop_number(plan.port.slot, outcome.reason(), meta.packets());
+        kernel.count_drop_number(work.drop_slot, outcome.reason(), meta.packets());
         if outcome.tell() == 0 {
             Action::Drop
         } else {

@@ -15,9 +15,11 @@ use aya_ebpf::{
 };
 use vnet_common::{
     Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowTags, HostPort,
-    NatCounters, NatMatchKey, NatRule,
+    FlowRules, NatCounters, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange,
+    PortGroups,
     flow::{is_v4, mapped},
     nat::{self, NAT_MATCH_BITS},
+    policy::{self, POLICY_MATCH_BITS},
 };
 use vnet_ebpf::{
     decide::Plan,
@@ -25,8 +27,10 @@ use vnet_ebpf::{
     gateway::{
         Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, RouteKind, Work,
     },
+    forward::Flood,
     ip::proto,
     nat::{Outcome, Step, ports},
+    policy::{flood::admits, search::Search},
     rate,
     tables::Tables as _,
     window::Window,
@@ -35,10 +39,11 @@ use vnet_ebpf::{
 use super::{
     maps::{
         BINDINGS, CHECKED, CONTACTS, EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS,
-        FLOW_SEED, FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, ICMP_LIMIT, NAT_COUNTERS, NAT_MATCH,
-        NAT_RULES, PORT_FLOWS, WORK,
+        FLOW_RULES, FLOW_SEED, FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, ICMP_LIMIT, MAX_PORTS,
+        NAT_COUNTERS, NAT_MATCH, NAT_RULES, POLICY_COUNTERS, POLICY_MATCH, POLICY_NODES,
+        POLICY_RANGES, PORT_FLOWS, PORT_GROUPS, WORK,
     },
-    tables::{Kernel, atomic_add},
+    tables::{Kernel, atomic_add, atomic_add64},
 };
 
 /// Address families, as bpf_fib_lookup names them.
@@ -647,6 +652,86 @@ impl Gateway for Kernel {
     #[inline(always)]
     fn checked(&self, place: u32) -> Option<*mut Checked> {
         CHECKED.get_ptr_mut(place)
+    }
+
+    #[inline(always)]
+    fn port_groups(&self, generation: u32, slot: u16) -> Option<&PortGroups> {
+        PORT_GROUPS.get(generation * MAX_PORTS.load() + u32::from(slot))
+    }
+
+    #[inline(always)]
+    fn policy_match(&self, key: &PolicyMatchKey) -> u32 {
+        POLICY_MATCH
+            .get(&Key::new(POLICY_MATCH_BITS, *key))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn policy_node(&self, generation: u32, number: u32) -> Option<&PolicyNode> {
+        POLICY_NODES.get(generation * policy::POLICY_NODES + number)
+    }
+
+    #[inline(always)]
+    fn policy_range(&self, generation: u32, place: u32) -> Option<&PolicyRange> {
+        POLICY_RANGES.get(generation * policy::POLICY_RANGES + place)
+    }
+
+    #[inline(always)]
+    fn walk(&self, search: &mut Search) {
+        // As in `step`.
+        let search = core::hint::black_box(search);
+        super::policy::walk();
+        core::hint::black_box(search);
+    }
+
+    #[inline(always)]
+    fn ask_group(&self, search: &mut Search) {
+        let search = core::hint::black_box(search);
+        super::policy::policy_ask_group();
+        core::hint::black_box(search);
+    }
+
+    #[inline(always)]
+    fn judge_port(&self, search: &mut Search) {
+        let search = core::hint::black_box(search);
+        super::policy::policy_judge_port();
+        core::hint::black_box(search);
+    }
+
+    #[inline(always)]
+    fn ask_members<W: Window + ?Sized>(&self, flood: &mut Flood, _plan: &Plan, _window: &W) {
+        let flood = core::hint::black_box(flood);
+        super::policy::policy_ask_members(self.ctx.cast());
+        core::hint::black_box(flood);
+    }
+
+    #[inline(always)]
+    fn member_admits(&self, flood: &Flood, slot: u16) -> bool {
+        // As in `ask_members`.
+        let Some(work) = WORK.get_ptr_mut(0) else {
+            return false;
+        };
+        // SAFETY: this CPU's own, and nobody else's while a flood is under way.
+        let search = unsafe { &mut (*work).policy };
+        admits(&flood.question, flood.generation(), slot, search, self)
+    }
+
+    #[inline(always)]
+    fn flow_rules(&self, index: u32) -> Option<*mut FlowRules> {
+        FLOW_RULES.get_ptr_mut(index)
+    }
+
+    #[inline(always)]
+    fn count_policy(&self, rule: u16, packets: u64, bytes: u64, flows: u64) {
+        if let Some(counters) = POLICY_COUNTERS.get_ptr_mut(u32::from(rule)) {
+            // SAFETY: map memory, aligned.
+            unsafe {
+                atomic_add64(&raw mut (*counters).packets, packets);
+                atomic_add64(&raw mut (*counters).bytes, bytes);
+                atomic_add64(&raw mut (*counters).flows, flows);
+            }
+        }
     }
 
     #[inline(always)]

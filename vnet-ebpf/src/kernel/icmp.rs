@@ -11,7 +11,7 @@ use vnet_ebpf::{
     },
     flow::translate::fold32,
     forward::{Action, Exit},
-    frame::ETH_LEN,
+    frame::{ETH_LEN, is_group},
     gateway::{Gateway as _, Route, Work},
     ip::{IPV4_LEN, IPV6_LEN, Icmp, Part, proto},
     nat::Tell,
@@ -22,6 +22,7 @@ use vnet_ebpf::{
 
 use super::{
     maps::{SCRATCH, Scratch, WORK},
+    reset::reset,
     tables::Kernel,
     tc::{DROP, Skb, pack, store},
 };
@@ -80,6 +81,7 @@ pub extern "C" fn icmp_tell(raw: *mut __sk_buff, tell: u32) -> u64 {
         1 => Tell::Prohibited,
         2 => Tell::TooBig,
         3 => Tell::TimeExceeded,
+        4 => Tell::Refused,
         _ => return DROP,
     };
     let ip = &work.ip;
@@ -95,10 +97,27 @@ pub extern "C" fn icmp_tell(raw: *mut __sk_buff, tell: u32) -> u64 {
     {
         return DROP;
     }
-    let (Some(at), Some(back)) = (
-        kernel.port(plan.generation, plan.stack_slot),
-        kernel.port(plan.generation, plan.port.slot),
-    ) else {
+    if is_group(plan.frame.dst) || !is_one_host(&ip.key.dst) && matches!(tell, Tell::Refused) {
+        return DROP;
+    }
+    let Some(back) = kernel.port(plan.generation, plan.port.slot) else {
+        return DROP;
+    };
+    if matches!(tell, Tell::Refused) {
+        // As if it came from whom it was for.
+        let built = if work.ip.key.proto == proto::TCP {
+            reset(raw, work)
+        } else {
+            work.source = work.ip.key.dst;
+            tell_of(raw, work, Tell::Prohibited)
+        };
+        let addresses = ethernet(&plan.frame.src, &plan.frame.dst);
+        if !built || !store(raw, 0, &addresses, false) {
+            return DROP;
+        }
+        return pack(Action::Redirect(Exit::to(back)));
+    }
+    let Some(at) = kernel.port(plan.generation, plan.stack_slot) else {
         return DROP;
     };
     // From the address that the host would answer this sender from; where it does not say, from the
@@ -116,12 +135,7 @@ pub extern "C" fn icmp_tell(raw: *mut __sk_buff, tell: u32) -> u64 {
         work.ip.key.dst
     };
     work.source = from;
-    let built = if work.ip.v6 {
-        build::<IPV6_LEN, { IPV6_LEN + EMBEDDED }>(raw, work, tell)
-    } else {
-        build::<IPV4_LEN, { IPV4_LEN + EMBEDDED }>(raw, work, tell)
-    };
-    if !built {
+    if !tell_of(raw, work, tell) {
         return DROP;
     }
     let addresses = ethernet(&plan.frame.src, &at.mac);
@@ -129,6 +143,16 @@ pub extern "C" fn icmp_tell(raw: *mut __sk_buff, tell: u32) -> u64 {
         return DROP;
     }
     pack(Action::Redirect(Exit::to(back)))
+}
+
+/// [`build`], for either family.
+#[inline(never)]
+fn tell_of(raw: *mut __sk_buff, work: &mut Work, tell: Tell) -> bool {
+    if work.ip.v6 {
+        build::<IPV6_LEN, { IPV6_LEN + EMBEDDED }>(raw, work, tell)
+    } else {
+        build::<IPV4_LEN, { IPV4_LEN + EMBEDDED }>(raw, work, tell)
+    }
 }
 
 #[inline(always)]

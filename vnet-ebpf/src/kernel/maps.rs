@@ -9,12 +9,12 @@ use aya_ebpf::{
 };
 use vnet_common::{
     Binding, BindingKey, Contact, ContactKey, ControlReply, DropReport, Event, FdbBucket,
-    FlowEntry, FlowTags, MacDenyKey, Member, NatCounters, NatMatchKey, NatRule, PortConf,
-    PortMacKey, PortReport, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState,
+    FlowEntry, FlowRules, FlowTags, MacDenyKey, Member, NatCounters, NatMatchKey, NatRule,
+    PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PortConf, PortGroups, PortMacKey, PortReport, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState,
     SwitchConf,
     event::{EVENT_KINDS, EventLimit},
     flow::{FlowCounters, HostPort},
-    nat,
+    nat, policy,
 };
 use vnet_ebpf::{
     decide::Plan,
@@ -150,6 +150,25 @@ pub static BINDINGS: HashMap<BindingKey, Binding, 524288, NO_PREALLOC> = HashMap
 pub static CONTACTS: HashMap<ContactKey, Contact, 262144, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static NAT_COUNTERS: PerCpuArray<NatCounters, { nat::NAT_RULES as usize }> = PerCpuArray::new();
+/// Groups by generation and slot.
+#[btf_map]
+pub static PORT_GROUPS: Array<PortGroups, 2048> = Array::new();
+#[btf_map]
+pub static POLICY_MATCH: LpmTrie<PolicyMatchKey, u32, { policy::POLICY_MATCHES as usize }> =
+    LpmTrie::new();
+#[btf_map]
+pub static POLICY_NODES: Array<PolicyNode, { 2 * policy::POLICY_NODES as usize }> = Array::new();
+#[btf_map]
+pub static POLICY_RANGES: Array<PolicyRange, { 2 * policy::POLICY_RANGES as usize }> =
+    Array::new();
+/// Not per CPU: written when a connection begins and ends, and for what is dropped.
+#[btf_map]
+pub static POLICY_COUNTERS: Array<PolicyCounters, { policy::POLICY_RULES as usize }> =
+    Array::new();
+/// The rules of security groups that let flows through, at the places of their first entries.
+#[btf_map]
+pub static FLOW_RULES: Array<FlowRules, 655488, MAPPED> = Array::new();
+
 /// The limit of ICMP errors made on this CPU; see `vnet_ebpf::rate`.
 #[btf_map]
 pub static ICMP_LIMIT: PerCpuArray<u64, 1> = PerCpuArray::new();

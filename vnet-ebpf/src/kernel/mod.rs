@@ -9,6 +9,8 @@ pub mod icmp;
 #[cfg(feature = "log")]
 pub mod log;
 pub mod maps;
+pub mod policy;
+pub mod reset;
 pub mod steps;
 pub mod tables;
 pub mod tc;

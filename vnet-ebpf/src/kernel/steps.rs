@@ -56,6 +56,15 @@ steps! {
     step_check_way = CheckWay;
     step_later_fragment = LaterFragment;
     step_of_nobody = OfNobody;
+    step_prepare = Prepare;
+    step_judge = Judge;
+    step_rejudge = Rejudge;
+    step_policy_known = PolicyKnown;
+    step_policy_related = PolicyRelated;
+    step_policy_fill = PolicyFill;
+    step_policy_renew = PolicyRenew;
+    step_policy_end = PolicyEnd;
+    step_policy_book = PolicyBook;
 }
 
 #[inline(always)]

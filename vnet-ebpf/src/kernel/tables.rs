@@ -153,6 +153,11 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
+    fn ip_owner(&self, _generation: u32, _segment: u16, _addr: &Addr) -> u16 {
+        vnet_common::NO_SLOT
+    }
+
+    #[inline(always)]
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry> {
         let found = match fdb::find_home(self, key) {
             Home::Found(entry) => return Some(entry),
@@ -385,6 +390,18 @@ pub unsafe fn atomic_add(counter: *mut u32, delta: i32) -> u32 {
             counter,
             delta.cast_unsigned(),
         )
+    }
+}
+
+/// As [`atomic_add`], for 64 bits and without what was there.
+///
+/// # Safety
+/// `counter` points to aligned map memory.
+#[inline(always)]
+pub unsafe fn atomic_add64(counter: *mut u64, delta: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::SeqCst }>(counter, delta);
     }
 }
 

@@ -37,6 +37,7 @@ use vnet_ebpf::{
 
 use super::{
     maps::{FLOOD_DEPTH, FLOODS, FLOW_PROGRAMS, SCRATCH, Scratch, TC_FLOW, WORK},
+    policy::policy_passes,
     tables::Kernel,
 };
 
@@ -46,7 +47,7 @@ const WANTED: u32 = (ETH_LEN + 2 * TAG_LEN + IPV6_LEN) as u32;
 
 /// As [`WANTED`], for packets that may have to be routed: as far as a TCP header's flags, behind the
 /// longest IPv4 header.
-const ROUTED: u32 = 98;
+pub const ROUTED: u32 = 98;
 
 /// Mark of a frame that the switch redirects to an uplink, in `skb->tc_index`. It names the
 /// interface and the direction, so that it means nothing anywhere else: a veth hands a frame to
@@ -348,6 +349,11 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
     if matches!(hook, Hook::TcEgress) && may_claim(meta, plan, &kernel) {
         host_claim(raw);
     }
+    let plan = kernel.opaque(plan);
+    if plan.policed && policy_passes(raw) == 0 {
+        settle_source(plan, meta, &kernel);
+        return go_on(ctx, meta, plan);
+    }
     settle(plan, meta, &kernel);
     let plan = kernel.opaque(plan);
     #[cfg(feature = "log")]
@@ -375,15 +381,24 @@ fn route_on(ctx: &TcContext, meta: &Meta, plan: &Plan, change: &mut Change) -> i
                 return finish(&Skb { skb: raw }, unpack(word));
             }
         }
-        // SAFETY: goes on in another program with this one's context, or comes back.
-        unsafe { FLOW_PROGRAMS.tail_call(ctx, TC_FLOW) };
-        // Nobody may pass because a program is missing.
-        kernel.count_drop(plan.port.slot, DropReason::KernelRefused, meta.packets());
-        return TC_ACT_SHOT;
+        return go_on(ctx, meta, plan);
     }
     change.index = index;
     let word = route_send(raw, 0);
     finish(&Skb { skb: raw }, unpack(word))
+}
+
+/// Goes on in the program `tc_flow`, the frame's source having been settled.
+#[inline(always)]
+fn go_on(ctx: &TcContext, meta: &Meta, plan: &Plan) -> i32 {
+    // SAFETY: goes on in another program with this one's context, or comes back.
+    unsafe { FLOW_PROGRAMS.tail_call(ctx, TC_FLOW) };
+    // Nobody may pass because a program is missing.
+    let kernel = Kernel {
+        ctx: ctx.skb.skb.cast(),
+    };
+    kernel.count_drop(plan.port.slot, DropReason::KernelRefused, meta.packets());
+    TC_ACT_SHOT
 }
 
 /// Whether a frame of the host may begin a connection that shares addresses with mappings.
@@ -542,7 +557,7 @@ pub const fn unpack(word: u64) -> Action {
 
 /// Floods the frame; its state lives in a map, for the stack is too small for it.
 #[inline(never)]
-fn flood(plan: &Plan, meta: &Meta, raw: *mut __sk_buff) -> u64 {
+pub fn flood(plan: &Plan, meta: &Meta, raw: *mut __sk_buff) -> u64 {
     let kernel = Kernel { ctx: raw.cast() };
     let Some(depth) = FLOOD_DEPTH.get_ptr_mut(0) else {
         return DROP;

@@ -1,7 +1,8 @@
 //! What becomes of a packet for the gateway that the fast path left alone.
 
 use vnet_common::{
-    DropReason,
+    DropReason, FlowRules,
+    flow::KEY_ROUTED,
     nat::NatMatch,
     port::{PORT_GATEWAY, PORT_NATED},
 };
@@ -14,6 +15,7 @@ use crate::{
     gso,
     ip::{self, IPV6, Icmp, Part},
     meta::Meta,
+    policy::polices,
     window::Window,
 };
 
@@ -27,7 +29,7 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
     window: &W,
     gateway: &G,
 ) -> Outcome {
-    begin(work, plan, gateway);
+    begin(work, plan, meta, gateway);
     let read = gateway.step(Step::Read, work, plan, window);
     let work = gateway.opaque(work);
     if read != Outcome::GO_ON {
@@ -37,23 +39,27 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
             Outcome::STACK
         };
     }
-    if matches!(work.ip.icmp, Icmp::Error) && !matches!(work.ip.part, Part::Later) {
-        let outcome = follow(Step::Related, work, plan, window, gateway);
-        return if outcome == Outcome::GO_ON {
-            work.reason = DropReason::NatIcmpUnrelated;
-            gateway.step(Step::OfNobody, work, plan, window)
-        } else {
-            outcome
-        };
-    }
-    let outcome = if matches!(work.ip.part, Part::Later) {
+    let is_error = matches!(work.ip.icmp, Icmp::Error) && !matches!(work.ip.part, Part::Later);
+    let outcome = if is_error {
+        follow(Step::Related, work, plan, window, gateway)
+    } else if matches!(work.ip.part, Part::Later) {
         follow(Step::LaterFragment, work, plan, window, gateway)
     } else {
         gateway.step(Step::Known, work, plan, window)
     };
     let work = gateway.opaque(work);
+    if work.rejudge && !outcome.is_drop() && outcome != Outcome::GO_ON {
+        let judged = gateway.step(Step::Rejudge, work, plan, window);
+        if judged != Outcome::GO_ON {
+            return judged;
+        }
+    }
+    let work = gateway.opaque(work);
     let outcome = if outcome == Outcome::GO_ON {
-        if matches!(work.ip.part, Part::Later) {
+        if is_error {
+            work.reason = DropReason::NatIcmpUnrelated;
+            gateway.step(Step::OfNobody, work, plan, window)
+        } else if matches!(work.ip.part, Part::Later) {
             work.reason = DropReason::NatFragment;
             gateway.step(Step::OfNobody, work, plan, window)
         } else {
@@ -89,8 +95,12 @@ pub fn read<W: Window + ?Sized>(work: &mut Work, plan: &Plan, window: &W) -> Out
 
 /// Notes where the packet is.
 #[inline(always)]
-fn begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
+fn begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, meta: &Meta, gateway: &G) {
     work.generation = plan.generation;
+    work.meta = *meta;
+    work.rules = FlowRules::default();
+    work.drop_slot = plan.port.slot;
+    work.rejudge = false;
     work.at = plan.stack_slot;
     work.owner = plan.port.slot;
     work.out_segment = 0;
@@ -201,6 +211,10 @@ fn begin_flow<W: Window + ?Sized, G: Gateway + ?Sized>(
     if outcome == Outcome::GO_ON {
         outcome = open::may_begin(work, gateway);
     }
+    if outcome == Outcome::GO_ON && polices(work.generation, gateway) {
+        gateway.step(Step::Prepare, work, plan, window);
+        outcome = gateway.step(Step::Judge, work, plan, window);
+    }
     if outcome == Outcome::GO_ON {
         outcome = gateway.step(Step::Room, work, plan, window);
     }
@@ -241,18 +255,12 @@ pub fn check_way<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
         return Outcome::drop(DropReason::NatMidStream);
     };
     // SAFETY: the table's own entry.
-    let (mtu, tag) = unsafe { (u32::from((*entry).mtu), tag_of(gateway, work.index)) };
+    let mtu = unsafe { u32::from((*entry).mtu) };
     if work.ip.ttl <= 1 {
         return Outcome::refuse(DropReason::IpTtl, Tell::TimeExceeded);
     }
     if matches!(work.ip.part, Part::First) {
-        let key = fragment_key(work);
-        let fragment = Fragment {
-            index: work.index,
-            tag,
-            seen_s: gateway.now_s(),
-        };
-        gateway.fragment_put(&key, &fragment);
+        put_fragment(work, gateway);
     }
     if l3_len > mtu {
         work.mtu = mtu;
@@ -265,6 +273,18 @@ pub fn check_way<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     Outcome::GO_ON
 }
 
+/// Notes the flow at `work.index` for the later fragments of the packet.
+#[inline(always)]
+pub fn put_fragment<G: Gateway + ?Sized>(work: &Work, gateway: &G) {
+    let key = fragment_key(work);
+    let fragment = Fragment {
+        index: work.index,
+        tag: tag_of(gateway, work.index),
+        seen_s: gateway.now_s(),
+    };
+    gateway.fragment_put(&key, &fragment);
+}
+
 #[inline(always)]
 fn fragment_key(work: &Work) -> FragmentKey {
     FragmentKey {
@@ -273,7 +293,7 @@ fn fragment_key(work: &Work) -> FragmentKey {
         id: work.ip.id,
         segment: work.ip.key.segment,
         proto: work.ip.key.proto,
-        reserved: 0,
+        kind: work.ip.key.kind,
     }
 }
 
@@ -358,7 +378,7 @@ pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
         dport: inner.sport,
         segment: work.ip.key.segment,
         proto: inner.proto,
-        reserved: 0,
+        kind: KEY_ROUTED,
     };
     let index = gateway.find_flow(&work.key);
     if index == NO_FLOW {

@@ -3,7 +3,7 @@
 
 use core::ptr;
 
-use vnet_common::{FlowKey, FlowState};
+use vnet_common::{FlowKey, FlowState, flow::KEY_ROUTED};
 
 use crate::{
     flow::{
@@ -70,7 +70,7 @@ pub fn claim<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
         dport: own.sport,
         segment: own.segment,
         proto: own.proto,
-        reserved: 0,
+        kind: KEY_ROUTED,
     };
     let index = gateway.find_flow(&work.key);
     if index != NO_FLOW {

@@ -17,6 +17,7 @@ use vnet_common::DropReason;
 use crate::{
     decide::Plan,
     gateway::{Gateway, Work},
+    policy,
     window::Window,
 };
 
@@ -36,6 +37,8 @@ pub enum Tell {
     TooBig = 2,
     /// The time to live is used up.
     TimeExceeded = 3,
+    /// A rule rejects it: a reset for TCP, else as [`Tell::Prohibited`].
+    Refused = 4,
 }
 
 impl Outcome {
@@ -130,6 +133,24 @@ pub enum Step {
     LaterFragment,
     /// What becomes of a packet of no flow.
     OfNobody,
+    /// [`open::prepare`].
+    Prepare,
+    /// [`policy::judge::judge`].
+    Judge,
+    /// [`policy::judge::rejudge`].
+    Rejudge,
+    /// [`policy::arrive::known`].
+    PolicyKnown,
+    /// [`policy::arrive::related`].
+    PolicyRelated,
+    /// [`policy::arrive::fill`].
+    PolicyFill,
+    /// [`policy::arrive::renew`].
+    PolicyRenew,
+    /// [`policy::arrive::end`].
+    PolicyEnd,
+    /// [`policy::arrive::book`].
+    PolicyBook,
 }
 
 /// Takes a step.
@@ -167,5 +188,20 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::CheckWay => arrive::check_way(work, gateway),
         Step::LaterFragment => arrive::later_fragment(work, gateway),
         Step::OfNobody => arrive::of_nobody(work, gateway),
+        Step::Prepare => {
+            open::prepare(work, plan, gateway);
+            Outcome::GO_ON
+        }
+        Step::Judge => policy::judge::judge(work, gateway),
+        Step::Rejudge => policy::judge::rejudge(work, gateway),
+        Step::PolicyKnown => policy::arrive::known(work, plan, gateway),
+        Step::PolicyRelated => policy::arrive::related(work, window, gateway),
+        Step::PolicyFill => {
+            policy::arrive::fill(work, plan, gateway);
+            Outcome::GO_ON
+        }
+        Step::PolicyRenew => policy::arrive::renew(work, plan, gateway),
+        Step::PolicyEnd => policy::arrive::end(work, gateway),
+        Step::PolicyBook => policy::arrive::book(work, gateway),
     }
 }

@@ -2,10 +2,10 @@
 //! connection on.
 
 use vnet_common::{
-    Addr, BindingKey, ContactKey, DropReason, EventKind, FlowKey, NatRule,
+    Addr, BindingKey, ContactKey, DropReason, EventKind, FlowKey, FlowRules, NatRule,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY,
-        FLOW_SNAT, FLOW_STATIC, is_v4,
+        FLOW_SNAT, FLOW_STATIC, KEY_BRIDGED, is_v4,
     },
     nat::{BindingKind, NAT_ADF, NAT_APDF, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind, NatMatch},
     port::{PORT_GATEWAY, PORT_NATED},
@@ -29,6 +29,7 @@ use crate::{
     },
     gateway::{FlowCount, Gateway, HostSocket, RouteKind, Work},
     ip::{Icmp, has_ports},
+    policy,
     tables::UNGUARDED,
 };
 
@@ -381,6 +382,31 @@ pub fn may_begin<G: Gateway + ?Sized>(work: &Work, gateway: &G) -> Outcome {
     }
 }
 
+/// Fills what of both entries security groups judge, before anything is taken for the connection.
+#[inline(always)]
+pub fn prepare<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
+    let exempt = policy::dhcp(&work.ip.key);
+    work.exempt_out = exempt.out;
+    work.exempt_in = exempt.into;
+    work.not_ip = false;
+    let Work {
+        ip, forward, reply, ..
+    } = work;
+    zero(forward);
+    zero(reply);
+    forward.key = ip.key;
+    forward.via = work.via;
+    forward.next_hop = work.route.next_hop;
+    reply.key.src = work.target;
+    reply.key.dst = work.source;
+    reply.key.sport = work.target_port;
+    reply.key.dport = work.source_port;
+    reply.key.segment = work.out_segment;
+    reply.key.proto = ip.key.proto;
+    reply.slot = plan.port.slot;
+    find_port(gateway, work.generation, &mut work.forward);
+}
+
 /// Finds or makes the mapping of the packet's source.
 #[inline(always)]
 pub fn map_source<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
@@ -598,13 +624,24 @@ pub fn find_room<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
         return Outcome::drop(DropReason::PortUnknown);
     };
     // Those that it began: with the others, anybody outside could use it up.
+    let bridged = work.ip.key.kind == KEY_BRIDGED;
     if work.inside && gateway.owner_count(work.owner) >= conf.flow_quota {
         report(work, EventKind::FlowQuota, gateway);
-        return Outcome::refuse(DropReason::NatQuota, Tell::Prohibited);
+        let reason = if bridged {
+            DropReason::PolicyQuota
+        } else {
+            DropReason::NatQuota
+        };
+        return Outcome::refuse(reason, Tell::Prohibited);
     }
     if gateway.flow_count() >= conf.flow_limit && !evict(work, gateway) {
         report(work, EventKind::FlowTableFull, gateway);
-        return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
+        let reason = if bridged {
+            DropReason::PolicyTableFull
+        } else {
+            DropReason::NatTableFull
+        };
+        return Outcome::refuse(reason, Tell::Prohibited);
     }
     Outcome::GO_ON
 }
@@ -701,6 +738,10 @@ pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
         gateway.add_owner_count(work.forward.owner, 1);
     }
     gateway.count_flow(FlowCount::Created, 0);
+    if work.rules != FlowRules::default() {
+        work.first = work.index;
+        policy::judge::store_rules(work, gateway);
+    }
     if work.forward.rule != 0 {
         gateway.count_flow(FlowCount::Hit, work.forward.rule);
     }

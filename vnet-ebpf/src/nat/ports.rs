@@ -2,7 +2,7 @@
 
 use vnet_common::{
     Addr, BindingKey, Event, EventKind, NatRule,
-    flow::FLOW_BLOCK,
+    flow::{FLOW_BLOCK, KEY_ROUTED},
     nat::{BindingKind, NAT_OWN_ADDRESS},
 };
 
@@ -354,5 +354,5 @@ pub fn reply_key(work: &mut Work, port: u16) {
     key.dport = port;
     key.segment = work.out_segment;
     key.proto = work.ip.key.proto;
-    key.reserved = 0;
+    key.kind = KEY_ROUTED;
 }

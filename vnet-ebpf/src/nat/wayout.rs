@@ -10,6 +10,7 @@ use crate::{
     decide::{Plan, is_stack},
     fdb::is_expired,
     gateway::{Gateway, RouteKind, Work, checked_place, ends},
+    policy::polices,
 };
 
 /// Slot of the port whose stack sends by an interface: the interface's own, or the host side of an
@@ -128,6 +129,7 @@ pub fn renew<G: Gateway + ?Sized>(
             return Outcome::STACK;
         }
     }
+    let (old_epoch, old_slot) = (entry.epoch, entry.slot);
     let (rule, via_slot, static_) = (entry.rule, entry.via, entry.flags & FLOW_STATIC != 0);
     let Some(peer) = gateway.flow(entry.peer) else {
         return Outcome::STACK;
@@ -178,6 +180,11 @@ pub fn renew<G: Gateway + ?Sized>(
     }
     find_port(gateway, work.generation, &mut work.forward);
     let now_s = gateway.now_s();
+    if polices(work.generation, gateway) {
+        // SAFETY: the table's own entry.
+        let moved = learn && work.inside && unsafe { (*peer).slot } != plan.port.slot;
+        work.rejudge = old_epoch != epoch || old_slot != work.forward.slot || moved;
+    }
     // SAFETY: the table's own entries; each field is one aligned word, and every mixture of old and
     // new is a way out that was good a moment ago.
     unsafe {

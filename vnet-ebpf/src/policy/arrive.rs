@@ -1,0 +1,406 @@
+//! What the groups make of a frame that stays in its segment, or that the gateway left to the host, and
+//! that the fast path left alone.
+
+use vnet_common::{
+    DropReason, FlowRules, NO_SLOT, PortKind,
+    flow::{FLOW_INSIDE, FLOW_REPLY, KEY_BRIDGED, KEY_ROUTED},
+};
+
+use super::{
+    ARP, RARP, exempt,
+    judge::{load, store_rules},
+};
+use crate::{
+    bytes::zero,
+    decide::{Fate, Plan, is_stack},
+    flow::{
+        state,
+        table::{NO_FLOW, tag_of},
+    },
+    frame::is_group,
+    gateway::{Gateway, Work},
+    ip::{self, IPV4, IPV6, Icmp, Part, TCP_ACK, TCP_SYN, proto},
+    meta::Meta,
+    nat::{
+        Outcome, Step,
+        arrive::{later_fragment, put_fragment},
+        close::expire,
+        open,
+    },
+    window::Window,
+};
+
+/// Judges the frame. [`Outcome::STACK`]: what was decided about it stands; else it is dropped.
+#[inline(always)]
+pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
+    work: &mut Work,
+    plan: &Plan,
+    meta: &Meta,
+    window: &W,
+    gateway: &G,
+) -> Outcome {
+    begin(work, plan, meta);
+    let frame = &plan.frame;
+    if matches!(frame.ether_type, ARP | RARP) && !frame.inner_tag {
+        return Outcome::STACK;
+    }
+    work.not_ip = !matches!(frame.ether_type, IPV4 | IPV6) || frame.inner_tag;
+    if !work.not_ip {
+        let read = gateway.step(Step::Read, work, plan, window);
+        if read != Outcome::GO_ON {
+            return read;
+        }
+    }
+    let work = gateway.opaque(work);
+    let outcome = gateway.step(Step::PolicyKnown, work, plan, window);
+    let work = gateway.opaque(work);
+    if outcome == Outcome::STACK || outcome.is_drop() {
+        return outcome;
+    }
+    let known = outcome == Outcome::SEND;
+    let related = matches!(work.ip.icmp, Icmp::Error) && !work.not_ip;
+    if !known && related {
+        let outcome = gateway.step(Step::PolicyRelated, work, plan, window);
+        if outcome != Outcome::GO_ON {
+            return outcome;
+        }
+    }
+    if !known {
+        gateway.step(Step::PolicyFill, work, plan, window);
+    }
+    let work = gateway.opaque(work);
+    let outcome = gateway.step(Step::Judge, work, plan, window);
+    let work = gateway.opaque(work);
+    if known {
+        if outcome == Outcome::GO_ON {
+            return gateway.step(Step::PolicyRenew, work, plan, window);
+        }
+        gateway.step(Step::PolicyEnd, work, plan, window);
+        return outcome;
+    }
+    if outcome != Outcome::GO_ON {
+        return outcome;
+    }
+    if !work.keeps_flow {
+        return Outcome::STACK;
+    }
+    let room = gateway.step(Step::Room, work, plan, window);
+    if room != Outcome::GO_ON {
+        return room;
+    }
+    // Ending another one to make room has used the entries.
+    gateway.step(Step::PolicyFill, work, plan, window);
+    let put = gateway.step(Step::Put, work, plan, window);
+    let work = gateway.opaque(work);
+    if put != Outcome::GO_ON {
+        // Another CPU may have taken the very connection on meanwhile, from the other end too.
+        let known = gateway.step(Step::PolicyKnown, work, plan, window);
+        return if known == Outcome::STACK {
+            known
+        } else {
+            Outcome::drop(DropReason::PolicyTableFull)
+        };
+    }
+    gateway.step(Step::PolicyBook, work, plan, window)
+}
+
+/// Notes where the frame is.
+#[inline(always)]
+fn begin(work: &mut Work, plan: &Plan, meta: &Meta) {
+    work.generation = plan.generation;
+    work.meta = *meta;
+    work.rules = FlowRules::default();
+    work.target = [0; 16];
+    work.target_port = 0;
+    work.drop_slot = plan.port.slot;
+    work.owner = plan.port.slot;
+    work.inside = matches!(plan.port.kind, PortKind::Vm);
+    work.index = NO_FLOW;
+    work.first = NO_FLOW;
+    work.exempt_out = false;
+    work.exempt_in = false;
+    work.source_rule = 0;
+    work.target_rule = 0;
+    work.reply_flags = 0;
+    work.ip.clear();
+}
+
+/// Slot of the port that the frame goes to; 0 for a flood.
+#[inline(always)]
+#[must_use]
+pub const fn target_slot(plan: &Plan) -> u16 {
+    if matches!(plan.verdict.fate, Fate::Forward) {
+        plan.verdict.slot
+    } else {
+        NO_SLOT
+    }
+}
+
+/// What is known of the frame's connection. [`Outcome::STACK`]: it is let through;
+/// [`Outcome::SEND`]: its flow, which is at `work.index`, has to be judged anew, or that of the gateway
+/// that it comes from; [`Outcome::GO_ON`]: nothing.
+#[inline(always)]
+pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    if work.not_ip {
+        work.keeps_flow = false;
+        return Outcome::GO_ON;
+    }
+    let exempt = exempt(&work.ip);
+    work.exempt_out = exempt.out;
+    work.exempt_in = exempt.into;
+    if exempt.out && exempt.into {
+        return Outcome::STACK;
+    }
+    work.ip.key.kind = KEY_BRIDGED;
+    work.keeps_flow = !is_group(plan.frame.dst)
+        && !matches!(work.ip.icmp, Icmp::Error)
+        && !exempt.out
+        && !exempt.into;
+    if matches!(work.ip.part, Part::Later) {
+        return if later_fragment(work, gateway) == Outcome::FRAGMENT {
+            Outcome::STACK
+        } else {
+            Outcome::drop(DropReason::PolicyFragment)
+        };
+    }
+    let index = gateway.find_flow(&work.ip.key);
+    if index == NO_FLOW {
+        return of_the_gateway(work, plan, gateway);
+    }
+    if expire(work, index, gateway) {
+        return Outcome::GO_ON;
+    }
+    work.index = index;
+    let Some(conf) = gateway.switch() else {
+        return Outcome::drop(DropReason::PortUnknown);
+    };
+    if !load(work, gateway) {
+        return Outcome::GO_ON;
+    }
+    let is_reply = work.first != index;
+    let own = if is_reply { &work.reply } else { &work.forward };
+    if is_reply && begins_anew(work.ip.tcp_flags, own.state, work.ip.key.proto) {
+        // From the other end, with the ports of a connection that is over.
+        work.tag = tag_of(gateway, index);
+        gateway.close(work);
+        return Outcome::GO_ON;
+    }
+    let from = plan.port.slot;
+    // A frame that is flooded goes to whom its connection is with, wherever it goes besides.
+    work.to = match target_slot(plan) {
+        NO_SLOT => own.slot,
+        slot => slot,
+    };
+    let to = work.to;
+    if own.epoch == conf.epoch && own.via == from && own.slot == to {
+        note(work, gateway);
+        return Outcome::STACK;
+    }
+    let (origin, target) = if is_reply { (to, from) } else { (from, to) };
+    work.reply.slot = origin;
+    work.forward.slot = target;
+    Outcome::SEND
+}
+
+/// Whether a TCP packet of the direction that answers begins a connection of its own.
+#[inline(always)]
+const fn begins_anew(tcp_flags: u8, state: u8, protocol: u8) -> bool {
+    const CLOSING: u8 = vnet_common::FlowState::Closing as u8;
+    const TIME_WAIT: u8 = vnet_common::FlowState::TimeWait as u8;
+    protocol == proto::TCP
+        && tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+        && matches!(state, CLOSING | TIME_WAIT)
+}
+
+/// A packet that the host's stack sends on for the gateway, having found the next hop: what is judged is
+/// the gateway's flow, which knows where the packet comes from.
+#[inline(always)]
+fn of_the_gateway<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    if !is_stack(plan.port.kind) {
+        return Outcome::GO_ON;
+    }
+    let own = &work.ip.key;
+    work.key = vnet_common::FlowKey {
+        src: own.dst,
+        dst: own.src,
+        sport: own.dport,
+        dport: own.sport,
+        segment: own.segment,
+        proto: own.proto,
+        kind: KEY_ROUTED,
+    };
+    let index = gateway.find_flow(&work.key);
+    if index == NO_FLOW {
+        return Outcome::GO_ON;
+    }
+    work.index = index;
+    if !load(work, gateway) {
+        return Outcome::GO_ON;
+    }
+    // The entry is that of the answers to this packet.
+    if work.first == index {
+        work.reply.slot = target_slot(plan);
+    } else {
+        work.forward.slot = target_slot(plan);
+    }
+    work.index = NO_FLOW;
+    work.first = NO_FLOW;
+    Outcome::SEND
+}
+
+/// Books the packet in its flow, whose entry is at `work.index`.
+#[inline(always)]
+fn note<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
+    let Some(entry) = gateway.flow(work.index) else {
+        return;
+    };
+    let now_s = gateway.now_s();
+    // SAFETY: the table's own entries.
+    unsafe {
+        if let Some(peer) = gateway.flow((*entry).peer) {
+            state::advance(entry, peer, &work.ip);
+        }
+        state::book(entry, &work.ip, now_s, &work.meta);
+    }
+    if matches!(work.ip.part, Part::First) {
+        put_fragment(work, gateway);
+    }
+}
+
+/// Fills the entries of both directions.
+#[inline(always)]
+pub fn fill<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
+    let now_s = gateway.now_s();
+    let epoch = gateway.switch().map_or(0, |conf| conf.epoch);
+    let (from, to) = (plan.port.slot, target_slot(plan));
+    let to_vm = gateway
+        .port(work.generation, to)
+        .is_some_and(|port| matches!(port.kind, PortKind::Vm));
+    let Work {
+        ip, forward, reply, ..
+    } = work;
+    if work.not_ip {
+        ip.clear();
+    }
+    ip.key.segment = plan.segment;
+    let state = state::first(ip);
+    zero(forward);
+    zero(reply);
+    forward.peer = NO_FLOW;
+    reply.peer = NO_FLOW;
+    forward.key = ip.key;
+    reply.key.src = ip.key.dst;
+    reply.key.dst = ip.key.src;
+    reply.key.sport = ip.key.dport;
+    reply.key.dport = ip.key.sport;
+    reply.key.segment = ip.key.segment;
+    reply.key.proto = ip.key.proto;
+    reply.key.kind = ip.key.kind;
+    forward.sport = ip.key.sport;
+    forward.dport = ip.key.dport;
+    reply.sport = ip.key.dport;
+    reply.dport = ip.key.sport;
+    forward.via = from;
+    forward.slot = to;
+    reply.via = to;
+    reply.slot = from;
+    let owner = if work.inside { from } else { to };
+    forward.owner = owner;
+    reply.owner = owner;
+    forward.flags = if work.inside { FLOW_INSIDE } else { 0 };
+    reply.flags = if to_vm {
+        FLOW_REPLY | FLOW_INSIDE
+    } else {
+        FLOW_REPLY
+    };
+    work.flags = forward.flags;
+    forward.state = state;
+    reply.state = state;
+    forward.epoch = epoch;
+    reply.epoch = epoch;
+    forward.seen_s = now_s;
+    reply.seen_s = now_s;
+    forward.created_s = now_s;
+    reply.created_s = now_s;
+}
+
+/// Takes the flow at `work.index` on as it was judged now, and books the packet.
+#[inline(always)]
+pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    let epoch = gateway.switch().map_or(0, |conf| conf.epoch);
+    let Some(entry) = gateway.flow(work.index) else {
+        // The gateway's, which looks after itself.
+        return Outcome::STACK;
+    };
+    let (from, to) = (plan.port.slot, work.to);
+    // SAFETY: the table's own entries; each field is one aligned word.
+    unsafe {
+        (*entry).via = from;
+        (*entry).slot = to;
+        (*entry).epoch = epoch;
+        if let Some(peer) = gateway.flow((*entry).peer) {
+            (*peer).via = to;
+            (*peer).slot = from;
+            (*peer).epoch = epoch;
+        }
+    }
+    store_rules(work, gateway);
+    note(work, gateway);
+    Outcome::STACK
+}
+
+/// Ends the flow at `work.index`, which is no longer let through.
+#[inline(always)]
+pub fn end<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    if work.index != NO_FLOW {
+        work.tag = tag_of(gateway, work.index);
+        gateway.close(work);
+    }
+    Outcome::GO_ON
+}
+
+/// Books a connection that is in the table.
+#[inline(always)]
+pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    note(work, gateway);
+    open::book(work, gateway);
+    Outcome::STACK
+}
+
+/// The flow that an ICMP error is about: it follows that.
+#[inline(always)]
+pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
+    work: &mut Work,
+    window: &W,
+    gateway: &G,
+) -> Outcome {
+    let inner_l3 = work.ip.l4 as usize + 8;
+    let v6 = work.ip.v6;
+    if ip::read_embedded(window, inner_l3, v6, &mut work.inner) != Ok(()) {
+        return Outcome::GO_ON;
+    }
+    let inner = &work.inner.key;
+    // It goes to whom the packet came from.
+    if inner.src != work.ip.key.dst {
+        return Outcome::GO_ON;
+    }
+    work.key = vnet_common::FlowKey {
+        src: inner.dst,
+        dst: inner.src,
+        sport: inner.dport,
+        dport: inner.sport,
+        segment: work.ip.key.segment,
+        proto: inner.proto,
+        kind: KEY_BRIDGED,
+    };
+    let mut index = gateway.find_flow(&work.key);
+    if index == NO_FLOW {
+        work.key.kind = KEY_ROUTED;
+        index = gateway.find_flow(&work.key);
+    }
+    if index == NO_FLOW || expire(work, index, gateway) {
+        Outcome::GO_ON
+    } else {
+        Outcome::STACK
+    }
+}
