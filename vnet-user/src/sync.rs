@@ -12,7 +12,7 @@ use vnet_common::{
 
 use crate::attach;
 use crate::compile::Image;
-use crate::config::{Config, FailMode, Mode};
+use crate::config::{Config, FailMode, Mode, Port};
 use crate::datapath::{control::Control, counters, fdb, publish};
 use crate::error::Error;
 use crate::gateway;
@@ -127,13 +127,18 @@ pub fn is_closed(config: &Config) -> bool {
                 || !config.mac_deny.is_empty()
                 || !config.nat.is_empty()
                 || config.networks.iter().any(|n| !n.gateway.is_empty())
-                || config.ports.iter().any(|port| !port.macs.is_empty())
+                || config.ports.iter().any(promises)
                 || config
                     .profiles
                     .iter()
-                    .any(|profile| !profile.options.macs.is_empty())
+                    .any(|profile| promises(&profile.options))
         }
     }
+}
+
+/// Whether a port is kept from something that the plain bridge would forward.
+fn promises(port: &Port) -> bool {
+    !port.macs.is_empty() || !port.groups.is_empty()
 }
 
 /// A sync under way.

@@ -108,8 +108,8 @@ type Name = (String, String);
 /// with its name and its text.
 fn objects(config: &Config) -> Vec<((usize, usize), (Name, String))> {
     /// Tables in the order that documents have them.
-    const TABLES: [&str; 8] = [
-        "switch", "settings", "network", "port", "profile", "fdb", "mac", "nat",
+    const TABLES: [&str; 9] = [
+        "switch", "settings", "network", "port", "profile", "fdb", "mac", "nat", "group",
     ];
     let document = document::render(config);
     let mut objects = Vec::new();
@@ -121,9 +121,23 @@ fn objects(config: &Config) -> Vec<((usize, usize), (Name, String))> {
                 objects.push(((table, 0), ((key.to_owned(), String::new()), lines(only))));
             }
             Item::ArrayOfTables(several) => {
-                for (index, one) in several.iter().enumerate() {
-                    let name = (key.to_owned(), merge::identity(key, one));
-                    objects.push(((table, index), (name, lines(one))));
+                let mut index = 0;
+                for one in several {
+                    let name = merge::identity(key, one);
+                    // Its text has its values and not the tables in it, which are objects too.
+                    let inner = one.iter().filter_map(|(inner, item)| {
+                        let tables = item.as_array_of_tables()?;
+                        Some(tables.iter().map(move |table| (inner, table)))
+                    });
+                    let inner = inner.flatten().map(|(inner, table)| {
+                        let id = merge::identity(inner, table);
+                        ((format!("{key}.{inner}"), format!("{name} {id}")), table)
+                    });
+                    let whole = ((key.to_owned(), name.clone()), one);
+                    for (name, one) in std::iter::once(whole).chain(inner) {
+                        objects.push(((table, index), (name, lines(one))));
+                        index += 1;
+                    }
                 }
             }
             // The version of the document, which both have.
@@ -192,6 +206,59 @@ mod tests {
     }
 
     #[test]
+    fn rules_of_groups_are_objects_of_their_own() {
+        let rule = |id: u16, action: &str| {
+            format!("[[group.rule]]\nid = {id}\ndirection = 'in'\naction = '{action}'\n")
+        };
+        let before = format!(
+            "[[group]]\nname = 'web'\n{}{}[[group]]\nname = 'db'\n{}",
+            rule(1, "allow"),
+            rule(2, "deny"),
+            rule(3, "deny"),
+        );
+        let after = format!(
+            "[[group]]\nname = 'db'\ndefault = 'allow'\n{}[[group]]\nname = 'web'\n{}{}",
+            rule(3, "deny"),
+            rule(4, "allow"),
+            rule(2, "reject"),
+        );
+        insta::assert_snapshot!(diff(&before, &after), @r#"
+        @@ group.rule web 1 @@
+        -id = 1
+        -direction = "in"
+        -action = "allow"
+        @@ group.rule web 2 @@
+         id = 2
+         direction = "in"
+        -action = "deny"
+        +action = "reject"
+        @@ group db @@
+         name = "db"
+        +default = "allow"
+        @@ group.rule web 4 @@
+        +id = 4
+        +direction = "in"
+        +action = "allow"
+        "#);
+        insta::assert_snapshot!(diff(&before, "[[group]]\nname = 'web'\n"), @r#"
+        @@ group.rule web 1 @@
+        -id = 1
+        -direction = "in"
+        -action = "allow"
+        @@ group.rule web 2 @@
+        -id = 2
+        -direction = "in"
+        -action = "deny"
+        @@ group db @@
+        -name = "db"
+        @@ group.rule db 3 @@
+        -id = 3
+        -direction = "in"
+        -action = "deny"
+        "#);
+    }
+
+    #[test]
     fn spelling_and_order_are_no_difference() {
         let one = "[settings]\nageing = 300\n[[port]]\nname = 'a'\n[[port]]\nname = 'b' # two\n";
         let other = "[[port]]\nname = \"b\"\nuplink = false\n[[port]]\nname = \"a\"\n";
@@ -206,7 +273,9 @@ mod tests {
                 "[switch]\nmode = 'tc'\n[[network]]\nname = 'red'\ngateway = ['10.0.0.1/24']\n\
                  [[port]]\nname = 'tap0'\nstorm = { broadcast = 'off' }\n\
                  [[fdb]]\nmac = '02:00:00:00:00:01'\nnetwork = 'red'\nport = 'tap0'\n\
-                 [[nat]]\nid = 3\nkind = 'masquerade'\nnetwork = 'red'\nuplink = 'vsw0'\n",
+                 [[nat]]\nid = 3\nkind = 'masquerade'\nnetwork = 'red'\nuplink = 'vsw0'\n\
+                 [[group]]\nname = 'web'\n\
+                 [[group.rule]]\nid = 2\ndirection = 'in'\naction = 'allow'\n",
             ),
             @r#"
         @@ switch @@
@@ -226,6 +295,12 @@ mod tests {
         +kind = "masquerade"
         +network = "red"
         +uplink = "vsw0"
+        @@ group web @@
+        +name = "web"
+        @@ group.rule web 2 @@
+        +id = 2
+        +direction = "in"
+        +action = "allow"
         "#
         );
     }

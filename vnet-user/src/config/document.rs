@@ -6,8 +6,8 @@ use toml_edit::{DocumentMut, Item};
 use super::settings::SettingsSection;
 use super::storm::StormOverrides;
 use super::{
-    Attachment, Config, FailMode, Invalid, MacAddr, Match, Mode, NatRule, Network, Place, Port,
-    Profile, StaticFdb, TrunkEntry,
+    Attachment, Config, FailMode, Group, Invalid, MacAddr, Match, Mode, NatRule, Network, Place,
+    Port, Profile, StaticFdb, TrunkEntry,
 };
 
 /// The version of the document that this build reads and writes.
@@ -44,6 +44,9 @@ pub(super) struct Document {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(test, schemars(with = "Vec<super::nat::NatSection>"))]
     nat: Vec<NatRule>,
+    /// Security groups: which connections the ports that are bound to them may have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    group: Vec<Group>,
 }
 
 #[derive(Default, PartialEq, Serialize, Deserialize)]
@@ -92,6 +95,10 @@ struct PortSection {
     /// Limits of flooded frames.
     #[serde(default, skip_serializing_if = "StormOverrides::is_empty")]
     storm: StormOverrides,
+    /// Security groups; without any, nothing is filtered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(length(max = super::policy::MAX_PORT_GROUPS)))]
+    groups: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -125,6 +132,10 @@ struct ProfileSection {
     /// Limits of flooded frames.
     #[serde(default, skip_serializing_if = "StormOverrides::is_empty")]
     storm: StormOverrides,
+    /// Security groups; without any, nothing is filtered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(length(max = super::policy::MAX_PORT_GROUPS)))]
+    groups: Vec<String>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -193,6 +204,7 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
         static_fdb: document.fdb,
         mac_deny: document.mac.deny,
         nat: document.nat,
+        groups: document.group,
     })
 }
 
@@ -211,7 +223,7 @@ fn refusal(error: &toml::de::Error) -> Invalid {
     .unwrap_or_else(|| message.to_owned());
     let mut refusal = Invalid::new(why);
     refusal.mend = did_you_mean(message);
-    refusal.place = error.span().map(Place::Bytes);
+    refusal.place = error.span().map(|span| Box::new(Place::Bytes(span)));
     refusal
 }
 
@@ -249,6 +261,7 @@ pub fn render(config: &Config) -> DocumentMut {
             deny: config.mac_deny.clone(),
         },
         nat: config.nat.clone(),
+        group: config.groups.clone(),
     };
     let mut document = toml::to_string(&document)
         .expect("strings and numbers under string keys are always TOML")
@@ -302,6 +315,7 @@ impl TryFrom<ProfileSection> for Profile {
             mac: section.mac,
             max_macs: section.max_macs,
             storm: section.storm,
+            groups: section.groups,
         };
         Ok(Self {
             options: options.port("profile")?,
@@ -324,6 +338,7 @@ impl From<&Profile> for ProfileSection {
             mac: options.mac,
             max_macs: options.max_macs,
             storm: options.storm,
+            groups: options.groups,
         }
     }
 }
@@ -365,6 +380,7 @@ impl PortSection {
             macs: section.mac,
             max_macs: section.max_macs,
             storm: section.storm,
+            groups: section.groups,
         })
     }
 }
@@ -387,6 +403,7 @@ impl From<&Port> for PortSection {
             mac: port.macs.clone(),
             max_macs: port.max_macs,
             storm: port.storm,
+            groups: port.groups.clone(),
         }
     }
 }
@@ -436,6 +453,7 @@ name = "tap0"
 network = "blue"
 mac = ["02:00:00:00:00:01"]
 max_macs = 4
+groups = ["web", "inside.1"]
 storm = { broadcast = 100, unknown_unicast = "off" }
 
 [[port]]
@@ -448,6 +466,7 @@ name = "web"
 match = { name = "tap*", mac = "52:54:00:*" }
 network = "blue"
 mac = ["02:00:00:00:00:04"]
+groups = ["web"]
 storm = { broadcast = 50 }
 
 [[profile]]
@@ -493,6 +512,36 @@ id = 3
 kind = "static"
 external = "2001:db8:1:2::/64"
 internal = "fd00::/64"
+
+[[group]]
+name = "web"
+
+[[group.rule]]
+id = 2
+direction = "in"
+action = "allow"
+proto = "tcp"
+ports = "80-81"
+remote = "10.0.0.0/8"
+priority = 10
+log = true
+
+[[group.rule]]
+id = 1
+direction = "out"
+action = "reject"
+remote = "group:inside.1"
+
+[[group]]
+name = "inside.1"
+default = "allow"
+
+[[group.rule]]
+id = 7
+direction = "in"
+action = "deny"
+proto = "99"
+remote = "fd00::1"
 "#;
 
     #[test]
@@ -563,6 +612,15 @@ internal = "fd00::/64"
             ),
             ("schema = 1\n[settings]\nmss_clamp = 3", ":3:"),
             ("schema = 1\n[settings]\ntimeouts.tcp = 3", ":3:"),
+            (
+                "schema = 1\n[[group]]\nname = 'a'\n[[group.rule]]\nid = 1\ndirection = 'up'",
+                ":6:",
+            ),
+            (
+                "schema = 1\n[[group]]\nname = 'a'\n[[group.rule]]\nid = 1\ndirection = 'in'\n\
+                 action = 'allow'\nremote = '10.0.0.1/8'",
+                "the prefix is 10.0.0.0/8",
+            ),
             ("schema = 1\n[", ":2:"),
             ("schema = 2\nnew = 1", "its schema is 2"),
             ("", "does not say its schema"),
@@ -592,6 +650,7 @@ internal = "fd00::/64"
             ("[settings]\nstorm.broadcst = 3", Some("broadcast")),
             ("[[nat]]\nid = 1\nkind = 'masqurade'", Some("masquerade")),
             ("[switch]\nfail = 'close'", Some("closed")),
+            ("[[group]]\nname = 'a'\ndefault = 'denied'", Some("deny")),
             ("[[port]]\nguard = 'strict'", None),
         ] {
             let refusal = parse(&format!("schema = 1\n{rest}\n")).unwrap_err();

@@ -1,11 +1,17 @@
 //! The verbs that change a configuration. Each refuses what only it can know; what the result must
 //! be like as a whole is [`Config::validate`]'s.
 
+mod policy;
+
 use vnet_common::nat::NAT_RULES;
 
 use super::{
     Attachment, Config, DEFAULT_NETWORK, Invalid, MacAddr, NatAction, NatRule, Network, Port,
     StaticFdb, StormOverrides, TrunkEntry,
+};
+
+pub use policy::{
+    add_group, add_policy_rule, bind_group, delete_group, delete_policy_rule, unbind_group,
 };
 
 /// Adds a network.

@@ -14,7 +14,7 @@ pub struct Invalid {
     /// What the user can do about it.
     pub mend: Option<String>,
     /// Where in the document.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
 }
 
 /// Where in a document something is.
@@ -28,6 +28,8 @@ pub enum Place {
         table: &'static str,
         /// Which one of that name, from 0.
         index: usize,
+        /// A table of an array in that one: the array's name, and which one of it, from 0.
+        inner: Option<(&'static str, usize)>,
         /// The key of it that is meant, where it is there.
         key: Option<&'static str>,
     },
@@ -60,15 +62,30 @@ impl Invalid {
     /// `index` of that name.
     #[must_use]
     pub fn at(mut self, table: &'static str, index: usize) -> Self {
-        let key = None;
-        self.place = self.place.or(Some(Place::Table { table, index, key }));
+        let place = || Place::Table {
+            table,
+            index,
+            inner: None,
+            key: None,
+        };
+        self.place = self.place.or_else(|| Some(Box::new(place())));
+        self
+    }
+
+    /// The same refusal, which is about number `index` of the tables `name` within the one that it is
+    /// in.
+    #[must_use]
+    pub fn within(mut self, name: &'static str, index: usize) -> Self {
+        if let Some(Place::Table { inner, .. }) = self.place.as_deref_mut() {
+            *inner = Some((name, index));
+        }
         self
     }
 
     /// The same refusal, which is about one key of the table that it is in.
     #[must_use]
     pub fn key(mut self, name: &'static str) -> Self {
-        if let Some(Place::Table { key, .. }) = &mut self.place {
+        if let Some(Place::Table { key, .. }) = self.place.as_deref_mut() {
             *key = Some(name);
         }
         self

@@ -131,12 +131,13 @@ fn merge_tables(key: &str, doc: &mut ArrayOfTables, before: &ArrayOfTables, afte
                 let position = table.position();
                 let decor = table.decor().clone();
                 *table = new.clone();
+                unplace(table);
                 table.set_position(position);
                 *table.decor_mut() = decor;
             }
             _ => {
                 let mut table = new.clone();
-                table.set_position(None);
+                unplace(&mut table);
                 doc.push(table);
             }
         }
@@ -154,7 +155,7 @@ pub(super) fn identity(key: &str, table: &Table) -> String {
     let text = |field| table.get(field).and_then(Item::as_str).unwrap_or_default();
     match key {
         "fdb" => format!("{} {}", canonical_text(text("mac")), text("network")),
-        "nat" => table
+        "nat" | "rule" => table
             .get("id")
             .and_then(Item::as_integer)
             .unwrap_or_default()
@@ -277,15 +278,26 @@ fn spelled(item: Option<&Item>) -> Option<String> {
 /// A copy that takes its place by where it is put, not by where it was in the canonical document.
 fn fresh(item: &Item) -> Item {
     let mut item = item.clone();
+    unplace_item(&mut item);
+    item
+}
+
+/// Has the tables of `item` follow what stands in front of them.
+fn unplace_item(item: &mut Item) {
     if let Some(table) = item.as_table_mut() {
-        table.set_position(None);
+        unplace(table);
     }
     if let Some(tables) = item.as_array_of_tables_mut() {
-        for table in tables.iter_mut() {
-            table.set_position(None);
-        }
+        tables.iter_mut().for_each(unplace);
     }
-    item
+}
+
+/// Has a table and those in it follow what stands in front of them.
+fn unplace(table: &mut Table) {
+    table.set_position(None);
+    for (_, item) in table.iter_mut() {
+        unplace_item(item);
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod merge;
 pub mod names;
 pub mod nat;
 mod pending;
+pub mod policy;
 mod profile;
 #[cfg(test)]
 mod properties;
@@ -26,6 +27,7 @@ mod staged;
 mod store;
 mod storm;
 mod timeouts;
+mod typed;
 mod validate;
 
 use std::fmt;
@@ -46,6 +48,7 @@ pub use nat::{
     Prefix, Protocols,
 };
 pub use pending::Pending;
+pub use policy::{Direction, Group, GroupDefault, PolicyAction, PolicyRule, Proto, Remote};
 pub use profile::{Match, Pattern, Profile};
 pub use settings::{Assignment, MssClamp, SETTING_KEYS, SettingKey, SettingValue, Settings};
 pub use source::{DOCUMENT_MAX, Source};
@@ -105,6 +108,8 @@ pub struct Config {
     pub mac_deny: Vec<MacAddr>,
     /// Address translation.
     pub nat: Vec<NatRule>,
+    /// Security groups.
+    pub groups: Vec<Group>,
 }
 
 /// A broadcast domain.
@@ -161,6 +166,8 @@ pub struct Port {
     pub max_macs: Option<u32>,
     /// What it says about its storm limits.
     pub storm: StormOverrides,
+    /// Security groups that it is bound to; empty: it is not filtered.
+    pub groups: Vec<String>,
 }
 
 impl Port {
@@ -173,6 +180,7 @@ impl Port {
             macs: Vec::new(),
             max_macs: None,
             storm: StormOverrides::default(),
+            groups: Vec::new(),
         }
     }
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 /// The network that every switch begins with.
 pub const DEFAULT_NETWORK: &str = "default";
 
-/// The word that empties a list option; no network may be called so.
+/// The word that empties a list option; no network, profile or group may be called so.
 pub const NONE: &str = "none";
 
 /// VLAN ids that a network or a port may use (IEEE 802.1Q).
@@ -17,26 +17,36 @@ pub const VLAN_IDS: RangeInclusive<u16> = 1..=4094;
 /// MTUs that a network may have, in bytes: from IPv4's minimum (RFC 791) to Linux's maximum.
 pub const MTUS: RangeInclusive<u32> = 68..=65535;
 
-/// Longest name of a network, in bytes.
-const NETWORK_NAME_MAX: usize = 32;
+/// Longest name of a network, a profile or a group, in bytes.
+const NAME_MAX: usize = 32;
 
 /// Longest name of an interface, in bytes (IFNAMSIZ without the final zero).
 const IFACE_NAME_MAX: usize = 15;
 
 /// Why `name` cannot be a network's name.
 pub fn check_network(name: &str) -> Result<(), String> {
+    check_name("network", name)
+}
+
+/// Why `name` cannot be a security group's name: the rules of networks' names.
+pub fn check_group(name: &str) -> Result<(), String> {
+    check_name("group", name)
+}
+
+/// Why `name` cannot be the name of a `what`.
+pub fn check_name(what: &str, name: &str) -> Result<(), String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     if name.is_empty() {
-        Err("a network's name cannot be empty".into())
+        Err(format!("a {what}'s name cannot be empty"))
     } else if name == NONE {
         Err(format!("{NONE:?} is the word that empties a list"))
-    } else if name.len() > NETWORK_NAME_MAX {
+    } else if name.len() > NAME_MAX {
         Err(format!(
-            "{name:?} is longer than the {NETWORK_NAME_MAX} characters of a network's name"
+            "{name:?} is longer than the {NAME_MAX} characters of a {what}'s name"
         ))
     } else if name.starts_with('-') || !name.bytes().all(allowed) {
         Err(format!(
-            "{name:?} is not a network's name: letters, digits, '_', '.' and '-' make one, \
+            "{name:?} is not a {what}'s name: letters, digits, '_', '.' and '-' make one, \
              and it does not begin with '-'"
         ))
     } else {
@@ -200,13 +210,17 @@ const PROTOCOLS: [(&str, u8); 12] = [
 pub fn parse_protocol(text: &str) -> Result<u8, String> {
     match PROTOCOLS.iter().find(|(name, _)| *name == text) {
         Some((_, number)) => Ok(*number),
-        None => text.parse().map_err(|_| {
-            let names = PROTOCOLS.map(|(name, _)| name);
-            format!(
-                "{text:?} is no protocol: use {}, or a number up to 255",
-                names.join(", ")
-            )
-        }),
+        None => match text.parse() {
+            // from_str alone would take "+6".
+            Ok(number) if !text.starts_with('+') => Ok(number),
+            _ => {
+                let names = PROTOCOLS.map(|(name, _)| name);
+                Err(format!(
+                    "{text:?} is no protocol: use {}, or a number up to 255",
+                    names.join(", ")
+                ))
+            }
+        },
     }
 }
 
@@ -222,6 +236,11 @@ pub fn protocol_name(number: u8) -> String {
 /// A checked network name, for the command line.
 pub fn parse_network(text: &str) -> Result<String, String> {
     check_network(text).map(|()| text.to_owned())
+}
+
+/// A checked group name, for the command line.
+pub fn parse_group(text: &str) -> Result<String, String> {
+    check_group(text).map(|()| text.to_owned())
 }
 
 /// A checked interface name, for the command line.

@@ -77,6 +77,10 @@ proptest! {
                 config.ports.sort_by(|a, b| a.name.cmp(&b.name));
                 config.static_fdb.sort_by_key(|entry| (entry.mac, entry.network.clone()));
                 config.nat.sort_by_key(|rule| rule.id);
+                config.groups.sort_by(|a, b| a.name.cmp(&b.name));
+                for group in &mut config.groups {
+                    group.rules.sort_by_key(|rule| rule.id);
+                }
                 compile::compile(&config, &facts).unwrap()
             };
             prop_assert_eq!(sorted(&before), sorted(&after));

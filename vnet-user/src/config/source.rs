@@ -126,19 +126,17 @@ impl Source {
     fn span(&self, place: &Place) -> Option<Range<usize>> {
         let span = match place {
             Place::Bytes(span) => span.clone(),
-            Place::Table { table, index, key } => {
+            Place::Table {
+                table,
+                index,
+                inner,
+                key,
+            } => {
                 let document = Document::parse(self.text.as_str()).ok()?;
-                let item = document.get(table)?;
-                let (table, whole): (&dyn TableLike, _) =
-                    if let Some(tables) = item.as_array_of_tables() {
-                        let table = tables.get(*index)?;
-                        (table, table.span())
-                    } else if let Some(tables) = item.as_array() {
-                        let table = tables.get(*index)?.as_inline_table()?;
-                        (table, table.span())
-                    } else {
-                        (item.as_table_like()?, item.span())
-                    };
+                let (mut table, mut whole) = element(document.as_table(), table, *index)?;
+                if let Some((name, index)) = inner {
+                    (table, whole) = element(table, name, *index)?;
+                }
                 key.and_then(|key| value_span(table, key)).or(whole)?
             }
         };
@@ -148,6 +146,24 @@ impl Source {
             .find('\n')
             .map_or(self.text.len(), |length| start + length);
         Some(start..span.end.clamp(start, line_end))
+    }
+}
+
+/// Number `index` of the tables called `name` in `table`, or the only one; and its bytes.
+fn element<'a>(
+    table: &'a dyn TableLike,
+    name: &str,
+    index: usize,
+) -> Option<(&'a dyn TableLike, Option<Range<usize>>)> {
+    let item = table.get(name)?;
+    if let Some(tables) = item.as_array_of_tables() {
+        let table = tables.get(index)?;
+        Some((table, table.span()))
+    } else if let Some(tables) = item.as_array() {
+        let table = tables.get(index)?.as_inline_table()?;
+        Some((table, table.span()))
+    } else {
+        Some((item.as_table_like()?, item.span()))
     }
 }
 
@@ -177,7 +193,7 @@ mod tests {
     #[test]
     fn the_place_is_marked() {
         insta::assert_snapshot!(refusal("schema = 1\n[[port]]\nname = 'a'\nnetwrok = 'b'\n"), @"
-        error: reading a.toml: unknown key `netwrok`, expected one of `name`, `uplink`, `network`, `trunk`, `native`, `mac`, `max_macs`, `storm`
+        error: reading a.toml: unknown key `netwrok`, expected one of `name`, `uplink`, `network`, `trunk`, `native`, `mac`, `max_macs`, `storm`, `groups`
          --> a.toml:4:1
           |
         4 | netwrok = 'b'
@@ -202,6 +218,16 @@ mod tests {
                 "[[nat]]\nid = 1\nkind = 'static'\nexternal = '192.0.2.1'\ninternal = '10.0.0.1'",
                 "2:1",
             ),
+            (
+                "[[group]]\nname = 'a'\n[[group]]\nname = 'b'\n[[group.rule]]\nid = 1\n\
+                 direction = 'in'\naction = 'deny'\nremote = 'group:c'",
+                "10:10",
+            ),
+            (
+                "[[group]]\nname = 'a'\nrule = [{ id = 0, direction = 'in', action = 'deny' }]",
+                "4:16",
+            ),
+            ("[[port]]\nname = 'a'\ngroups = ['b']", "4:10"),
             ("\n\n[[port]]\n \tname = 'ä/'", "5:10"),
         ] {
             let refusal = refusal(&format!("schema = 1\n{text}\n"));

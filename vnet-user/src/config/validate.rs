@@ -1,6 +1,7 @@
 //! Whether a configuration makes sense as a whole. Checked on every load and after every edit.
 
 mod nat;
+mod policy;
 
 use std::collections::{HashMap, HashSet};
 
@@ -25,6 +26,7 @@ impl Config {
         self.validate_networks()?;
         self.validate_gateways()?;
         self.validate_dhcp()?;
+        self.validate_groups()?;
         self.validate_ports(switch)?;
         self.validate_profiles()?;
         self.validate_static_fdb(switch)?;
@@ -140,7 +142,7 @@ impl Config {
             let place = |key: &'static str| {
                 move |refusal: Invalid| at(key)(refusal.about(format!("the port {name}")))
             };
-            self.validate_options(port, &place)?;
+            self.validate_options(port, name == switch, &place)?;
         }
         Ok(())
     }
@@ -150,8 +152,8 @@ impl Config {
         for (index, profile) in self.profiles.iter().enumerate() {
             let name = profile.name.as_str();
             let at = |key| move |refusal: Invalid| refusal.at("profile", index).key(key);
-            names::check_network(name)
-                .map_err(|why| Invalid::new(why.replace("network", "profile")))
+            names::check_name("profile", name)
+                .map_err(Invalid::new)
                 .map_err(at("name"))?;
             if !seen.insert(name) {
                 let why = format!("the profile {name} is there twice");
@@ -166,15 +168,17 @@ impl Config {
                         .mend("match = { name = \"tap*\" }, or by `mac`"),
                 ));
             }
-            self.validate_options(&profile.options, &place)?;
+            self.validate_options(&profile.options, false, &place)?;
         }
         Ok(())
     }
 
-    /// What a port has besides its name; `place` says of a key's refusal where it stands.
+    /// What a port has besides its name; `is_device`: it is the switch device; `place` says of a
+    /// key's refusal where it stands.
     fn validate_options<P: FnOnce(Invalid) -> Invalid>(
         &self,
         port: &Port,
+        is_device: bool,
         place: &impl Fn(&'static str) -> P,
     ) -> Result<(), Invalid> {
         let key = match &port.attachment {
@@ -195,7 +199,8 @@ impl Config {
                 why.map_err(|why| place("storm")(Invalid::new(why)))?;
             }
         }
-        Ok(())
+        self.validate_bindings(port, is_device)
+            .map_err(place("groups"))
     }
 
     fn validate_attachment(&self, port: &Port) -> Result<(), Invalid> {

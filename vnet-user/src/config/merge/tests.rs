@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::edits::{self, PortChange};
 use crate::config::{
-    Assignment, Attachment, DhcpRange, Endpoint, Filtering, Invalid, Mapping, Match, NatAction,
-    NatOptions, Network, Port, PortRange, Profile, StaticFdb, StormLimit, StormOverrides,
-    TrunkEntry,
+    Assignment, Attachment, DhcpRange, Direction, Endpoint, Filtering, Group, GroupDefault,
+    Invalid, Mapping, Match, NatAction, NatOptions, Network, PolicyAction, PolicyRule, Port,
+    PortRange, Profile, Remote, StaticFdb, StormLimit, StormOverrides, TrunkEntry,
 };
 
 /// A document as people write them.
@@ -59,6 +59,25 @@ kind = "dnat"
 proto = "udp,tcp" # QUIC too
 listen = "192.0.2.1:443"
 to = "10.0.0.2:443-443"
+
+# what the world sees
+[[group]]
+name = "web"
+default = "deny" # on purpose
+[[group.rule]] # everybody
+direction = "in"
+action = "allow"
+proto = "6" # TCP
+ports = "443-443"
+id = 0x4
+[[group.rule]]
+id = 2
+direction = "out"
+action = "deny"
+remote = "169.254.169.254/32" # metadata
+
+[[group]] # for the database
+name = 'db'
 
 # the end
 "#;
@@ -285,6 +304,175 @@ fn rules_are_known_by_their_ids() {
 }
 
 #[test]
+fn groups_are_known_by_their_names_and_rules_by_their_ids() {
+    let ssh = || PolicyRule {
+        id: 0,
+        direction: Direction::In,
+        action: PolicyAction::Allow,
+        proto: "tcp".parse().ok(),
+        ports: "22".parse().ok(),
+        remote: "10.0.0.0/8".parse().ok(),
+        priority: 10,
+        log: true,
+    };
+    // Behind the group's other rules, and in front of the next group.
+    insta::assert_snapshot!(diff(|c| edits::add_policy_rule(c, "web", ssh()).map(drop)), @r#"
+    +[[group.rule]]
+    +id = 5
+    +direction = "in"
+    +action = "allow"
+    +proto = "tcp"
+    +ports = "22"
+    +remote = "10.0.0.0/8"
+    +priority = 10
+    +log = true
+    +
+    "#);
+    insta::assert_snapshot!(diff(|c| edits::add_policy_rule(c, "db", ssh()).map(drop)), @r#"
+    +[[group.rule]]
+    +id = 5
+    +direction = "in"
+    +action = "allow"
+    +proto = "tcp"
+    +ports = "22"
+    +remote = "10.0.0.0/8"
+    +priority = 10
+    +log = true
+    +
+    "#);
+    insta::assert_snapshot!(diff(|c| edits::delete_policy_rule(c, "web", 4)), @r#"
+    -[[group.rule]] # everybody
+    -direction = "in"
+    -action = "allow"
+    -proto = "6" # TCP
+    -ports = "443-443"
+    -id = 0x4
+    "#);
+    insta::assert_snapshot!(diff(|c| edits::delete_group(c, "web")), @r#"
+    -# what the world sees
+    -[[group]]
+    -name = "web"
+    -default = "deny" # on purpose
+    -[[group.rule]] # everybody
+    -direction = "in"
+    -action = "allow"
+    -proto = "6" # TCP
+    -ports = "443-443"
+    -id = 0x4
+    -[[group.rule]]
+    -id = 2
+    -direction = "out"
+    -action = "deny"
+    -remote = "169.254.169.254/32" # metadata
+    -
+    "#);
+    insta::assert_snapshot!(diff(|c| edits::add_group(c, Group::new("all"))), @r#"
+    +[[group]]
+    +name = "all"
+    +
+    "#);
+    // A rule that is changed keeps what is not about the change.
+    insta::assert_snapshot!(
+        diff(|c| {
+            c.groups[0].rules[0].priority = 10;
+            Ok(())
+        }),
+        @"+priority = 10"
+    );
+    insta::assert_snapshot!(
+        diff(|c| {
+            c.groups[0].default = GroupDefault::Allow;
+            Ok(())
+        }),
+        @r#"
+    -default = "deny" # on purpose
+    +default = "allow" # on purpose
+    "#
+    );
+    insta::assert_snapshot!(diff(|c| edits::bind_group(c, "vsw0", "web", "tap0")), @r#"+groups = ["web"]"#);
+}
+
+#[test]
+fn a_group_with_rules_is_added_as_a_whole() {
+    let text = "schema = 1\n\n[[port]]\nname = 'tap0'\n\n# first\n[[group]]\nname = 'a'\n\
+                rule = [{ id = 1, direction = 'in', action = 'allow' }]\n\n[mac]\ndeny = []\n";
+    let before = document::parse(text).unwrap();
+    let mut after = before.clone();
+    let rule = |id| PolicyRule {
+        id,
+        ..before.groups[0].rules[0].clone()
+    };
+    after.groups.push(Group {
+        rules: vec![rule(2), rule(3)],
+        ..Group::new("b")
+    });
+    insta::assert_snapshot!(merge(text, &before, &after).expect("merges"), @r#"
+    schema = 1
+
+    [[port]]
+    name = 'tap0'
+
+    # first
+    [[group]]
+    name = 'a'
+    rule = [{ id = 1, direction = 'in', action = 'allow' }]
+
+    [[group]]
+    name = "b"
+
+    [[group.rule]]
+    id = 2
+    direction = "in"
+    action = "allow"
+
+    [[group.rule]]
+    id = 3
+    direction = "in"
+    action = "allow"
+
+    [mac]
+    deny = []
+    "#);
+    after.groups[0].rules.push(rule(4));
+    insta::assert_snapshot!(merge(text, &before, &after).expect("merges"), @r#"
+    schema = 1
+
+    [[port]]
+    name = 'tap0'
+
+    # first
+    [[group]]
+    name = 'a'
+
+    [[group.rule]]
+    id = 1
+    direction = "in"
+    action = "allow"
+
+    [[group.rule]]
+    id = 4
+    direction = "in"
+    action = "allow"
+
+    [[group]]
+    name = "b"
+
+    [[group.rule]]
+    id = 2
+    direction = "in"
+    action = "allow"
+
+    [[group.rule]]
+    id = 3
+    direction = "in"
+    action = "allow"
+
+    [mac]
+    deny = []
+    "#);
+}
+
+#[test]
 fn a_gateway_is_added_to_the_list() {
     let gateway = "10.0.1.1/24".parse().unwrap();
     insta::assert_snapshot!(diff(|c| { c.networks[1].gateway.push(gateway); Ok(()) }), @r#"
@@ -330,6 +518,14 @@ pub enum Edit {
     ChangeNat(u16, NatAction),
     PutProfile(&'static str, Match, PortChange),
     DeleteProfile(&'static str),
+    AddGroup(Group),
+    DeleteGroup(String),
+    AddRule(String, PolicyRule),
+    DeleteRule(String, u16),
+    ChangeRule(PolicyRule),
+    Bind(String, String),
+    Unbind(String, String),
+    BindProfile(&'static str, Vec<String>),
 }
 
 impl Edit {
@@ -381,6 +577,25 @@ impl Edit {
             }
             Self::DeleteProfile(name) => {
                 config.profiles.retain(|profile| profile.name != name);
+                Ok(())
+            }
+            Self::AddGroup(group) => edits::add_group(config, group),
+            Self::DeleteGroup(name) => edits::delete_group(config, &name),
+            Self::AddRule(name, rule) => edits::add_policy_rule(config, &name, rule).map(drop),
+            Self::DeleteRule(name, id) => edits::delete_policy_rule(config, &name, id),
+            Self::ChangeRule(rule) => {
+                let rules = config.groups.iter_mut().flat_map(|group| &mut group.rules);
+                for old in rules.filter(|old| old.id == rule.id) {
+                    *old = rule.clone();
+                }
+                Ok(())
+            }
+            Self::Bind(name, iface) => edits::bind_group(config, "vsw0", &name, &iface),
+            Self::Unbind(name, iface) => edits::unbind_group(config, "vsw0", &name, &iface),
+            Self::BindProfile(name, groups) => {
+                for profile in config.profiles.iter_mut().filter(|p| p.name == name) {
+                    profile.options.groups.clone_from(&groups);
+                }
                 Ok(())
             }
         }
@@ -545,6 +760,68 @@ fn any_match() -> impl Strategy<Value = Match> {
     })
 }
 
+fn any_group() -> impl Strategy<Value = String> {
+    prop::sample::select(vec!["web", "db", "all"]).prop_map(Into::into)
+}
+
+/// Some of them are refused: ports of ICMP, an address of the other family.
+fn any_rule() -> impl Strategy<Value = PolicyRule> {
+    let proto = prop::sample::select(vec!["tcp", "udp", "icmp", "icmpv6", "99"]);
+    let net = prop::sample::select(vec!["10.0.0.0/8", "192.0.2.1", "fd00::/8", "fd00::1"]);
+    let remote = prop_oneof![
+        net.prop_map(|text| text.parse().unwrap()),
+        any_group().prop_map(Remote::Group),
+    ];
+    (
+        1_u16..9,
+        prop::sample::select(vec![Direction::In, Direction::Out]),
+        prop::sample::select(vec![
+            PolicyAction::Allow,
+            PolicyAction::Deny,
+            PolicyAction::Reject,
+        ]),
+        prop::option::of(proto.prop_map(|text| text.parse().unwrap())),
+        prop::option::of((80_u16..83, 0_u16..2)),
+        prop::option::of(remote),
+        prop::sample::select(vec![0, 10, 1000]),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(id, direction, action, proto, ports, remote, priority, log)| PolicyRule {
+                id,
+                direction,
+                action,
+                proto,
+                ports: ports.map(|(first, more)| PortRange {
+                    first,
+                    last: first + more,
+                }),
+                remote,
+                priority,
+                log,
+            },
+        )
+}
+
+fn any_policy_edit() -> impl Strategy<Value = Edit> {
+    let default = prop::sample::select(vec![GroupDefault::Allow, GroupDefault::Deny]);
+    prop_oneof![
+        (any_group(), default).prop_map(|(name, default)| Edit::AddGroup(Group {
+            default,
+            ..Group::new(name)
+        })),
+        any_group().prop_map(Edit::DeleteGroup),
+        (any_group(), any_rule()).prop_map(|(name, rule)| Edit::AddRule(name, rule)),
+        (any_group(), any_rule()).prop_map(|(name, rule)| Edit::AddRule(name, rule)),
+        (any_group(), 1_u16..9).prop_map(|(name, id)| Edit::DeleteRule(name, id)),
+        any_rule().prop_map(Edit::ChangeRule),
+        (any_group(), any_port()).prop_map(|(name, port)| Edit::Bind(name, port)),
+        (any_group(), any_port()).prop_map(|(name, port)| Edit::Unbind(name, port)),
+        (any_profile(), prop::collection::vec(any_group(), 0..3))
+            .prop_map(|(name, groups)| Edit::BindProfile(name, groups)),
+    ]
+}
+
 pub fn any_edit() -> impl Strategy<Value = Edit> {
     let vlan = prop::option::of(10_u16..13);
     let mtu = prop::option::of(Just(9000));
@@ -595,6 +872,10 @@ pub fn any_edit() -> impl Strategy<Value = Edit> {
         (any_profile(), any_match(), any_change())
             .prop_map(|(name, matches, change)| Edit::PutProfile(name, matches, change)),
         any_profile().prop_map(Edit::DeleteProfile),
+        any_policy_edit(),
+        any_policy_edit(),
+        any_policy_edit(),
+        any_policy_edit(),
     ]
 }
 

@@ -3,8 +3,9 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::super::typed;
 use super::{
     AddrRange, Endpoint, Filtering, Mapping, NatAction, NatOptions, NatRule, PortRange, Prefix,
     Protocols,
@@ -91,28 +92,6 @@ impl FromStr for To {
         } else {
             text.parse().map(Self::Pool)
         }
-    }
-}
-
-/// Values that are written as text.
-mod typed {
-    use super::*;
-
-    pub fn serialize<T: Display, S: Serializer>(
-        value: &Option<T>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(value) => serializer.collect_str(value),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub fn deserialize<'de, T: FromStr<Err = String>, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<T>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(Some).map_err(de::Error::custom)
     }
 }
 
