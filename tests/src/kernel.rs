@@ -26,14 +26,15 @@ use aya::{
 use vnet_common::{
     ControlOp, ControlRequest, Event, FdbBucket, Mac, NO_SLOT, StormState,
     event::{EVENT_KINDS, EventLimit},
-    switch::SWITCH_ROUTES,
+    policy::NO_RANK,
+    switch::{SWITCH_POLICY, SWITCH_ROUTES},
 };
 use vnet_ebpf::{
     meta::{Hook, Tag},
     testing::{self, CB_TAG, CB_TC_INDEX, COPIES, TestResult},
 };
 use vnet_user::{
-    datapath::{control::Control, counters, fdb, flows, maps, object, pins::Pins, publish},
+    datapath::{control::Control, counters, fdb, flows, maps, object, pins::Pins, policy, publish},
     host::bpffs,
 };
 
@@ -100,6 +101,7 @@ pub struct Kernel {
     routes: bool,
     /// Every rule that there ever was.
     rules: Vec<u16>,
+    policy_rules: Vec<u16>,
     setup: Setup,
 }
 
@@ -140,6 +142,7 @@ impl Kernel {
             host: host::Host::new(setup)?,
             routes: false,
             rules: Vec::new(),
+            policy_rules: Vec::new(),
             taps,
             pins,
             setup: setup.clone(),
@@ -421,6 +424,9 @@ impl Switch for Kernel {
         for (rule, counters) in flows::rule_counters(&self.pins, &self.rules)? {
             ledger::enter_rule(&mut ledger, rule, &counters);
         }
+        for (rule, counters) in policy::counters(&self.pins, &self.policy_rules)? {
+            ledger::enter_policy(&mut ledger, rule, &counters);
+        }
         Ok(ledger)
     }
 
@@ -526,9 +532,15 @@ impl Switch for Kernel {
     }
 
     fn apply(&mut self, setup: &Setup) -> Result<()> {
-        if setup.image.flags & SWITCH_ROUTES != 0 && !self.routes {
+        if setup.image.flags & (SWITCH_ROUTES | SWITCH_POLICY) != 0 && !self.routes {
             self.load_flow_program()?;
             self.routes = true;
+        }
+        for range in &setup.image.policy_ranges {
+            let id = range.rank as u16;
+            if range.rank != NO_RANK && !self.policy_rules.contains(&id) {
+                self.policy_rules.push(id);
+            }
         }
         for id in setup.image.nat_rules.keys() {
             if !self.rules.contains(id) {

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use vnet_common::{DropCounters, DropReason, NatCounters, PortCounters, flow::FlowCounters};
+use vnet_common::{
+    DropCounters, DropReason, NatCounters, PolicyCounters, PortCounters, flow::FlowCounters,
+};
 
 /// Counters that are not zero, by slot and name. A reason's name is its counter's. Past all slots
-/// are those of connections ([`FLOWS`]) and of rules ([`rule_slot`]).
+/// are those of connections ([`FLOWS`]) and of rules ([`rule_slot`], [`policy_slot`]).
 pub type Ledger = BTreeMap<(u16, &'static str), u64>;
 
 /// Where the counters of connections are.
@@ -46,6 +48,23 @@ pub fn enter_rule(ledger: &mut Ledger, id: u16, counters: &NatCounters) {
         ("exhausted", exhausted),
     ];
     enter_all(ledger, rule_slot(id), counts);
+}
+
+/// Where the counters of a security group's rule are.
+#[must_use]
+pub const fn policy_slot(id: u16) -> u16 {
+    0xc000 + id
+}
+
+/// Adds the counters of a security group's rule to `ledger`.
+pub fn enter_policy(ledger: &mut Ledger, id: u16, counters: &PolicyCounters) {
+    let PolicyCounters {
+        packets,
+        bytes,
+        flows,
+    } = *counters;
+    let counts = [("packets", packets), ("bytes", bytes), ("flows", flows)];
+    enter_all(ledger, policy_slot(id), counts);
 }
 
 fn enter_all(
@@ -164,6 +183,9 @@ pub fn parse(text: &str, slot: impl Fn(&str) -> Result<u16>) -> Result<Ledger> {
                 "ports_taken" => put("ports_taken", value)?,
                 "ports_released" => put("ports_released", value)?,
                 "exhausted" => put("exhausted", value)?,
+                "packets" => put("packets", value)?,
+                "bytes" => put("bytes", value)?,
+                "flows" => put("flows", value)?,
                 other => match reason(other) {
                     Some(reason) => put(reason.name(), value)?,
                     None => bail!("no counter is called {other}"),

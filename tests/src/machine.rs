@@ -28,7 +28,9 @@ use vnet_ebpf::{
     fdb,
     forward::{Action, Flood, forward},
     frame::{ETH_LEN, TAG_LEN},
+    ip::Ip,
     meta::{Hook, Meta, Tag},
+    policy::look::passes,
     settle::{settle, settle_source},
 };
 use vnet_user::datapath::{object::Sizes, publish::next_conf};
@@ -258,6 +260,14 @@ impl Machine {
         if meta.hook == Hook::TcEgress {
             self.claim_for_host(&plan, &meta, &mut skb);
         }
+        if plan.policed {
+            skb.pull(flow::ROUTED);
+            if !passes(&plan, &meta, &skb, self, &mut { Ip::EMPTY }) {
+                settle_source(&plan, &meta, self);
+                let action = self.go_on(&mut plan, &meta, &mut skb);
+                return skb.end(action);
+            }
+        }
         settle(&mut plan, &meta, self);
         let action = forward(&plan, &meta, self, &mut skb)
             .unwrap_or_else(|| self.flood(&plan, &meta, &mut skb));
@@ -353,6 +363,9 @@ impl Switch for Machine {
         ledger::enter_flows(&mut ledger, &self.gateway.counters());
         for (rule, counters) in self.gateway.rule_counters.borrow().iter() {
             ledger::enter_rule(&mut ledger, *rule, counters);
+        }
+        for (rule, counters) in self.gateway.policy_counters.borrow().iter() {
+            ledger::enter_policy(&mut ledger, *rule, counters);
         }
         Ok(ledger)
     }

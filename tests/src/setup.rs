@@ -185,6 +185,9 @@ impl Setup {
         if let Some(id) = name.strip_prefix("rule ") {
             return Ok(ledger::rule_slot(id.parse()?));
         }
+        if let Some(id) = name.strip_prefix("policy ") {
+            return Ok(ledger::policy_slot(id.parse()?));
+        }
         self.image
             .ports
             .keys()
@@ -198,6 +201,9 @@ impl Setup {
     pub fn port_name(&self, slot: u16) -> String {
         if slot == ledger::FLOWS {
             return "flows".to_owned();
+        }
+        if slot >= ledger::policy_slot(0) {
+            return format!("policy {}", slot - ledger::policy_slot(0));
         }
         if slot >= ledger::rule_slot(0) {
             return format!("rule {}", slot - ledger::rule_slot(0));

@@ -2,6 +2,7 @@
 //! interfaces give equal tables.
 
 mod nat;
+mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -11,9 +12,12 @@ pub use nat::{addresses, is_private};
 
 use vnet_common::{
     DEFAULT_SEGMENT, FIRST_INNER_SEGMENT, FlowTimeouts, Mac, Member, NO_SEGMENT, NO_SLOT,
-    NatMatchKey, NatRule, PortConf, PortKind, SEGMENTS, SegmentConf,
+    NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortConf, PortGroups, PortKind,
+    SEGMENTS, SegmentConf,
     fdb::{FDB_LOCAL, FDB_STATIC},
-    port::{PORT_ACCESS, PORT_MAC_LIST, PORT_MEMBER, PORT_TCP_AT_TC, PORT_XDP_TARGET},
+    port::{
+        PORT_ACCESS, PORT_MAC_LIST, PORT_MEMBER, PORT_POLICED, PORT_TCP_AT_TC, PORT_XDP_TARGET,
+    },
 };
 
 use crate::config::{Config, DEFAULT_NETWORK, StormLimit};
@@ -124,6 +128,14 @@ pub struct Image {
     pub nat_rules: BTreeMap<u16, NatRule>,
     /// What packets find rules by: values by the bits that count and key, whose generation is 0.
     pub nat_matches: BTreeMap<(u32, NatMatchKey), u32>,
+    /// Security groups by slot.
+    pub port_groups: BTreeMap<u16, PortGroups>,
+    /// What packets find groups' rules by: nodes by the bits that count and key, whose generation is 0.
+    pub policy_matches: BTreeMap<(u32, PolicyMatchKey), u32>,
+    /// Nodes; number 0 is none.
+    pub policy_nodes: Vec<PolicyNode>,
+    /// Ranges, node after node.
+    pub policy_ranges: Vec<PolicyRange>,
     /// `SWITCH_…` bits.
     pub flags: u32,
     /// Most connections in the flow table.
@@ -179,6 +191,7 @@ pub fn compile(config: &Config, facts: &Facts) -> Result<Image, Error> {
             SegmentConf {
                 first_member: u32::try_from(image.members.len()).unwrap_or(u32::MAX),
                 member_count: u32::try_from(in_segment.len()).unwrap_or(u32::MAX),
+                policed: policed_of(&image, &in_segment),
                 mtu: config.network(name).and_then(|n| n.mtu).unwrap_or(0),
             },
         );
@@ -211,7 +224,27 @@ pub fn compile(config: &Config, facts: &Facts) -> Result<Image, Error> {
         }
     }
     nat::add(&mut image, config, facts, &segments, &slots, &present);
+    let of_vms = present
+        .iter()
+        .filter(|(port, _)| port.role == Role::Vm)
+        .filter_map(|(port, interface)| {
+            let owner = Owner {
+                ifindex: interface.ifindex,
+                host_side: false,
+            };
+            Some((*slots.get(&owner)?, port.port.groups.clone()))
+        });
+    policy::add(&mut image, config, &of_vms.collect());
     Ok(image)
+}
+
+/// How many of a segment's members are in security groups.
+fn policed_of(image: &Image, members: &[Member]) -> u32 {
+    let flags = |member: &Member| image.ports.get(&member.slot).map_or(0, |port| port.flags);
+    let policed = members
+        .iter()
+        .filter(|member| flags(member) & PORT_POLICED != 0);
+    policed.count() as u32
 }
 
 /// A segment id for each network: its VLAN id, or a place above them found by its name, so that
@@ -356,6 +389,9 @@ fn add_port(
     }
     if !port.macs.is_empty() {
         flags |= PORT_MAC_LIST;
+    }
+    if role == Role::Vm {
+        flags |= policy::port_flags(config, port);
     }
     if interface.xdp_target {
         flags |= PORT_XDP_TARGET;

@@ -3,7 +3,8 @@
 //! is between them and the pure steps.
 
 use vnet_common::{
-    DropReason, FlowKey, NO_SLOT, PortKind, nat::NatMatch, port, switch::SWITCH_ANSWERS,
+    Addr, DropReason, FlowKey, Mac, NO_SLOT, PortConf, PortKind, nat::NatMatch, port,
+    switch::SWITCH_ANSWERS,
 };
 use vnet_ebpf::{
     answer::{ADVERTISEMENT_LEN, ARP, ARP_LEN, advertisement, arp_reply, asks_for},
@@ -11,6 +12,7 @@ use vnet_ebpf::{
     flow::{
         icmp::{EMBEDDED, Store as _, error_v4, error_v6, is_one_host, translate_error},
         mss,
+        reset::{may_reset, reset_v4, reset_v6},
         table::{FlowTable, NO_FLOW},
         translate::{Change, diff2, fold32, updated},
     },
@@ -20,7 +22,7 @@ use vnet_ebpf::{
     ip::{IPV4, IPV4_LEN, IPV6, IPV6_LEN, Icmp, Ip, Part, TCP_SYN, proto},
     meta::Meta,
     nat::{Outcome, Step, Tell, arrive::arrive, host, rules::look_up},
-    route,
+    policy, route,
     settle::{settle_source, settle_verdict},
     tables::{Effects, Tables},
     window::Window as _,
@@ -33,7 +35,7 @@ use super::{
 
 /// Bytes that the kernel side pulls into the linear head of packets that may have to be routed
 /// (`ROUTED` in vnet-ebpf/src/kernel/tc.rs).
-const ROUTED: usize = 98;
+pub(super) const ROUTED: usize = 98;
 /// As [`ROUTED`], of packets that take more work (`WANTED` in vnet-ebpf/src/kernel/flow.rs).
 const FLOW_PULLED: usize = 256;
 /// As [`ROUTED`], of questions (vnet-ebpf/src/kernel/answer.rs).
@@ -78,10 +80,17 @@ impl Machine {
     }
 
     /// As `run` in vnet-ebpf/src/kernel/flow.rs.
-    fn go_on(&self, plan: &mut Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
+    pub(super) fn go_on(&self, plan: &mut Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {
         skb.pull(FLOW_PULLED);
         let mut work = self.gateway.work.borrow_mut();
-        let outcome = arrive(&mut work, plan, meta, skb, self);
+        let mut outcome = if plan.stack_slot == NO_SLOT {
+            Outcome::STACK
+        } else {
+            arrive(&mut work, plan, meta, skb, self)
+        };
+        if outcome == Outcome::STACK && plan.policed {
+            outcome = policy::arrive::arrive(&mut work, plan, meta, skb, self);
+        }
         if outcome == Outcome::SEND || outcome == Outcome::FRAGMENT {
             work.change.index = work.index;
             if work.ip.tcp_flags & TCP_SYN != 0 {
@@ -91,16 +100,17 @@ impl Machine {
             route::send(ip, change, plan, meta, self, skb)
         } else if outcome == Outcome::STACK {
             settle_verdict(plan, meta, self);
-            forward(plan, meta, self, skb).unwrap_or(Action::Drop)
+            forward(plan, meta, self, skb).unwrap_or_else(|| self.flood(plan, meta, skb))
         } else if outcome == Outcome::RELATED {
             self.related(&mut work, plan, meta, skb)
         } else {
             let reason = DropReason::ALL[outcome.reason() as usize];
-            self.count_drop(plan.port.slot, reason, meta.packets());
+            self.count_drop(work.drop_slot, reason, meta.packets());
             let tell = match outcome.tell() {
                 1 => Tell::Prohibited,
                 2 => Tell::TooBig,
                 3 => Tell::TimeExceeded,
+                4 => Tell::Refused,
                 _ => return Action::Drop,
             };
             self.tell(&mut work, plan, skb, tell)
@@ -176,8 +186,19 @@ impl Machine {
         {
             return None;
         }
-        let at = self.port(plan.generation, plan.stack_slot)?;
+        if is_group(plan.frame.dst) || (tell == Tell::Refused && !is_one_host(&ip.key.dst)) {
+            return None;
+        }
         let back = self.port(plan.generation, plan.port.slot)?;
+        let refused = tell == Tell::Refused;
+        if refused && ip.key.proto == proto::TCP {
+            return self.reset(&ip, plan, skb, back);
+        }
+        if refused {
+            let from = (ip.key.dst, plan.frame.dst);
+            return self.embed(&ip, plan, skb, (Tell::Prohibited, 0), from, back);
+        }
+        let at = self.port(plan.generation, plan.stack_slot)?;
         let key = FlowKey {
             src: ip.key.dst,
             dst: ip.key.src,
@@ -190,6 +211,37 @@ impl Machine {
         } else {
             route.src
         };
+        self.embed(&ip, plan, skb, (tell, work.mtu), (from, at.mac), back)
+    }
+
+    /// The end of `icmp_tell` for what a rule rejects, with `reset` in vnet-ebpf/src/kernel/reset.rs.
+    fn reset(&self, ip: &Ip, plan: &Plan, skb: &mut Skb<'_>, back: &PortConf) -> Option<Action> {
+        if !may_reset(ip) {
+            return None;
+        }
+        let mut bytes = [plan.frame.src, plan.frame.dst].concat();
+        bytes.extend(plan.frame.ether_type.to_be_bytes());
+        if ip.v6 {
+            bytes.extend(reset_v6(ip));
+        } else {
+            bytes.extend(reset_v4(ip));
+        }
+        skb.become_bytes(bytes);
+        Some(Action::Redirect(Exit::to(back)))
+    }
+
+    /// As `build` in vnet-ebpf/src/kernel/icmp.rs: an error that says `tell` about a packet with the MTU,
+    /// from an IP and a MAC address.
+    fn embed(
+        &self,
+        ip: &Ip,
+        plan: &Plan,
+        skb: &mut Skb<'_>,
+        (tell, mtu): (Tell, u32),
+        (from, mac): (Addr, Mac),
+        back: &PortConf,
+    ) -> Option<Action> {
+        let header = if ip.v6 { IPV6_LEN } else { IPV4_LEN };
         let embedded = skb.head(ETH_LEN + header + EMBEDDED)?[ETH_LEN..].to_vec();
         let checksum = match ip.key.proto {
             proto::TCP => 16,
@@ -204,12 +256,12 @@ impl Machine {
             .map(|pair| u64::from(u16::from_ne_bytes([pair[0], pair[1]])))
             .sum();
         let (sum, len) = (u64::from(fold32(sum)), embedded.len() as u16);
-        let mut error = [plan.frame.src, at.mac].concat();
+        let mut error = [plan.frame.src, mac].concat();
         error.extend(plan.frame.ether_type.to_be_bytes());
         if ip.v6 {
-            error.extend(error_v6(tell, work.mtu, &from, &ip.key.src, sum, len));
+            error.extend(error_v6(tell, mtu, &from, &ip.key.src, sum, len));
         } else {
-            error.extend(error_v4(tell, work.mtu, &from, &ip.key.src, sum, len));
+            error.extend(error_v4(tell, mtu, &from, &ip.key.src, sum, len));
         }
         error.extend(embedded);
         skb.become_bytes(error);

@@ -7,18 +7,27 @@ use std::{
 };
 
 use vnet_common::{
-    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowTags, HostPort,
-    NatCounters, NatMatchKey, NatRule,
+    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowRules, FlowTags,
+    HostPort, NatCounters, NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey, PolicyNode,
+    PolicyRange, PortGroups,
     flow::{FLOW_BUCKET, FlowCounters},
     nat::NAT_RULES,
 };
 use vnet_ebpf::{
+    decide::Plan,
     flow::table::{FlowTable, find},
+    forward::Flood,
     gateway::{
         CHECKED, Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, Work,
     },
+    ip::Ip,
     nat::{close, ports},
+    policy::{
+        flood,
+        search::{self, Search},
+    },
     rate,
+    window::Window,
 };
 
 use super::Machine;
@@ -33,6 +42,9 @@ const ICMP_INTERVAL_NS: u32 = 1_000_000;
 
 /// Linux's own ports for outgoing connections, as a new network namespace has them.
 const EPHEMERAL: (u16, u16) = (32_768, 60_999);
+
+/// Of a port in no group.
+static NO_GROUPS: PortGroups = PortGroups { groups: [0; 8] };
 
 /// What a place without a rule holds.
 static UNUSED: NatRule = NatRule {
@@ -63,6 +75,12 @@ pub(super) struct State {
     owners: RefCell<Vec<u32>>,
     counters: Cell<FlowCounters>,
     pub(super) rule_counters: RefCell<BTreeMap<u16, NatCounters>>,
+    pub(super) policy_counters: RefCell<BTreeMap<u16, PolicyCounters>>,
+    groups: BTreeMap<(u32, u16), PortGroups>,
+    policy_matches: Vec<(u32, PolicyMatchKey, u32)>,
+    policy_nodes: [Vec<PolicyNode>; 2],
+    policy_ranges: [Vec<PolicyRange>; 2],
+    flow_rules: Box<[UnsafeCell<FlowRules>]>,
     bindings: RefCell<BTreeMap<Mapping, Binding>>,
     binding_room: usize,
     contacts: RefCell<BTreeMap<Addressed, Contact>>,
@@ -99,6 +117,14 @@ impl State {
             owners: RefCell::new(vec![0; setup.sizes.max_ports as usize]),
             counters: Cell::default(),
             rule_counters: RefCell::default(),
+            policy_counters: RefCell::default(),
+            groups: BTreeMap::new(),
+            policy_matches: Vec::new(),
+            policy_nodes: Default::default(),
+            policy_ranges: Default::default(),
+            flow_rules: (0..buckets * FLOW_BUCKET)
+                .map(|_| UnsafeCell::default())
+                .collect(),
             bindings: RefCell::default(),
             // As in `Sizes`.
             binding_room: (2 * setup.sizes.flow_size).max(4096) as usize,
@@ -118,6 +144,23 @@ impl State {
 
     /// Fills a generation's rules.
     pub(super) fn publish(&mut self, setup: &Setup, generation: u32) {
+        let image = &setup.image;
+        let groups = image.port_groups.iter();
+        self.groups = groups
+            .map(|(slot, groups)| ((generation, *slot), *groups))
+            .collect();
+        let matches = image.policy_matches.iter();
+        self.policy_matches = matches
+            .map(|((bits, key), node)| {
+                let key = PolicyMatchKey {
+                    generation: generation as u8,
+                    ..*key
+                };
+                (*bits, key, *node)
+            })
+            .collect();
+        self.policy_nodes[generation as usize].clone_from(&image.policy_nodes);
+        self.policy_ranges[generation as usize].clone_from(&image.policy_ranges);
         self.rules = setup
             .image
             .nat_rules
@@ -188,6 +231,16 @@ impl State {
             host_ports: self.host_ports(),
         }
     }
+}
+
+/// Bytes of a key, as a longest prefix match sees them.
+fn policy_bytes(key: &PolicyMatchKey) -> [u8; 20] {
+    let mut bytes = [0; 20];
+    bytes[0] = key.generation;
+    bytes[1] = key.kind;
+    bytes[2..4].copy_from_slice(&key.scope_be);
+    bytes[4..].copy_from_slice(&key.addr);
+    bytes
 }
 
 /// Bytes of a key, as a longest prefix match sees them.
@@ -442,6 +495,65 @@ impl Gateway for Machine {
             .checked
             .get(place as usize)
             .map(UnsafeCell::get)
+    }
+
+    fn port_groups(&self, generation: u32, slot: u16) -> Option<&PortGroups> {
+        Some(
+            self.gateway
+                .groups
+                .get(&(generation, slot))
+                .unwrap_or(&NO_GROUPS),
+        )
+    }
+
+    fn policy_match(&self, key: &PolicyMatchKey) -> u32 {
+        let wanted = policy_bytes(key);
+        self.gateway
+            .policy_matches
+            .iter()
+            .filter(|(bits, key, _)| begins_alike(&policy_bytes(key), &wanted, *bits))
+            .max_by_key(|(bits, _, _)| *bits)
+            .map_or(0, |(_, _, node)| *node)
+    }
+
+    fn policy_node(&self, generation: u32, number: u32) -> Option<&PolicyNode> {
+        self.gateway.policy_nodes[generation as usize].get(number as usize)
+    }
+
+    fn policy_range(&self, generation: u32, place: u32) -> Option<&PolicyRange> {
+        self.gateway.policy_ranges[generation as usize].get(place as usize)
+    }
+
+    fn walk(&self, search: &mut Search) {
+        let over = (0..search::STEPS).any(|_| search::step(search, self));
+        assert!(over, "a search takes no more steps than there may be");
+    }
+
+    fn ask_members<W: Window + ?Sized>(&self, flood: &mut Flood, plan: &Plan, window: &W) {
+        let mut ip = Ip::EMPTY;
+        flood::ask(&mut flood.question, plan, window, self, &mut ip);
+    }
+
+    fn member_admits(&self, flood: &Flood, slot: u16) -> bool {
+        // SAFETY: integers and an enum, all of which may be zero.
+        let mut search = unsafe { MaybeUninit::<Search>::zeroed().assume_init() };
+        let generation = flood.generation();
+        flood::admits(&flood.question, generation, slot, &mut search, self)
+    }
+
+    fn flow_rules(&self, index: u32) -> Option<*mut FlowRules> {
+        self.gateway
+            .flow_rules
+            .get(index as usize)
+            .map(UnsafeCell::get)
+    }
+
+    fn count_policy(&self, rule: u16, packets: u64, bytes: u64, flows: u64) {
+        let mut counters = self.gateway.policy_counters.borrow_mut();
+        let counters = counters.entry(rule).or_default();
+        counters.packets += packets;
+        counters.bytes += bytes;
+        counters.flows += flows;
     }
 
     fn icmp_take(&self) -> bool {

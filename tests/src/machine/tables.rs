@@ -91,6 +91,10 @@ impl Tables for Machine {
         self.nat_match(&key).unwrap_or(UNGUARDED)
     }
 
+    fn ip_owner(&self, _generation: u32, _segment: u16, _addr: &Addr) -> u16 {
+        vnet_common::NO_SLOT
+    }
+
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry> {
         match fdb::find_home(self, key) {
             Home::Found(entry) => Some(entry),

@@ -14,8 +14,8 @@ use aya_ebpf::{
     },
 };
 use vnet_common::{
-    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowTags, HostPort,
-    FlowRules, NatCounters, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange,
+    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowRules, FlowTags,
+    HostPort, NatCounters, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange,
     PortGroups,
     flow::{is_v4, mapped},
     nat::{self, NAT_MATCH_BITS},
@@ -24,10 +24,10 @@ use vnet_common::{
 use vnet_ebpf::{
     decide::Plan,
     flow::table::{self, FlowTable, Inserted},
+    forward::Flood,
     gateway::{
         Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, RouteKind, Work,
     },
-    forward::Flood,
     ip::proto,
     nat::{Outcome, Step, ports},
     policy::{flood::admits, search::Search},

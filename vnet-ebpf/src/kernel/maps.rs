@@ -10,8 +10,8 @@ use aya_ebpf::{
 use vnet_common::{
     Binding, BindingKey, Contact, ContactKey, ControlReply, DropReport, Event, FdbBucket,
     FlowEntry, FlowRules, FlowTags, MacDenyKey, Member, NatCounters, NatMatchKey, NatRule,
-    PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PortConf, PortGroups, PortMacKey, PortReport, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState,
-    SwitchConf,
+    PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PortConf, PortGroups, PortMacKey,
+    PortReport, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
     event::{EVENT_KINDS, EventLimit},
     flow::{FlowCounters, HostPort},
     nat, policy,
@@ -159,12 +159,10 @@ pub static POLICY_MATCH: LpmTrie<PolicyMatchKey, u32, { policy::POLICY_MATCHES a
 #[btf_map]
 pub static POLICY_NODES: Array<PolicyNode, { 2 * policy::POLICY_NODES as usize }> = Array::new();
 #[btf_map]
-pub static POLICY_RANGES: Array<PolicyRange, { 2 * policy::POLICY_RANGES as usize }> =
-    Array::new();
+pub static POLICY_RANGES: Array<PolicyRange, { 2 * policy::POLICY_RANGES as usize }> = Array::new();
 /// Not per CPU: written when a connection begins and ends, and for what is dropped.
 #[btf_map]
-pub static POLICY_COUNTERS: Array<PolicyCounters, { policy::POLICY_RULES as usize }> =
-    Array::new();
+pub static POLICY_COUNTERS: Array<PolicyCounters, { policy::POLICY_RULES as usize }> = Array::new();
 /// The rules of security groups that let flows through, at the places of their first entries.
 #[btf_map]
 pub static FLOW_RULES: Array<FlowRules, 655488, MAPPED> = Array::new();

@@ -85,7 +85,8 @@ pub extern "C" fn policy_ask_members(raw: *mut __sk_buff) -> u32 {
         return 0;
     };
     // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
-    let (plan, ip, question) = unsafe { (&(*scratch).plan, &mut (*work).ip, &mut (*flood).question) };
+    let (plan, ip, question) =
+        unsafe { (&(*scratch).plan, &mut (*work).ip, &mut (*flood).question) };
     let raw = core::hint::black_box(raw);
     let kernel = Kernel { ctx: raw.cast() };
     flood::ask(question, plan, &Skb { skb: raw }, &kernel, ip);

@@ -3,9 +3,7 @@
 use core::ptr;
 
 use vnet_common::{
-    Addr, NO_SLOT, PolicyVerdict, PortGroups, PortKind,
-    flow::{KEY_BRIDGED},
-    policy::NOT_IP,
+    Addr, NO_SLOT, PolicyVerdict, PortGroups, PortKind, flow::KEY_BRIDGED, policy::NOT_IP,
 };
 
 use super::{ARP, RARP, exempt, search::Search};
@@ -95,7 +93,8 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
     question.remote = ip.key.src;
     question.known = known(&ip.key, plan, gateway);
     let owner = gateway.ip_owner(plan.generation, plan.segment, &ip.key.src);
-    let here = owner == plan.port.slot || !matches!(plan.port.kind, PortKind::Vm | PortKind::Uplink);
+    let here =
+        owner == plan.port.slot || !matches!(plan.port.kind, PortKind::Vm | PortKind::Uplink);
     if owner != NO_SLOT
         && here
         && let Some(groups) = gateway.port_groups(plan.generation, owner)
@@ -106,11 +105,7 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
 
 /// The member that the frame's flow goes to, when it has one that was judged by the rules in force.
 #[inline(always)]
-fn known<G: Gateway + ?Sized>(
-    key: &vnet_common::FlowKey,
-    plan: &Plan,
-    gateway: &G,
-) -> u16 {
+fn known<G: Gateway + ?Sized>(key: &vnet_common::FlowKey, plan: &Plan, gateway: &G) -> u16 {
     let index = gateway.find_flow(key);
     if index == NO_FLOW {
         return NO_SLOT;

@@ -51,9 +51,7 @@ fn ask<G: Gateway + ?Sized>(work: &mut Work, out: bool, gateway: &G) -> Outcome 
     } else {
         (work.forward.slot, work.reply.slot)
     };
-    let asked = gateway
-        .port(work.generation, slot)
-        .is_some_and(is_policed);
+    let asked = gateway.port(work.generation, slot).is_some_and(is_policed);
     if !asked {
         return Outcome::GO_ON;
     }

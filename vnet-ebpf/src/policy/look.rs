@@ -58,7 +58,10 @@ pub fn passes<W: Window + ?Sized, G: Gateway + ?Sized>(
         let seen_s = ptr::read_volatile(&raw const (*entry).seen_s);
         if ptr::read_volatile(&raw const (*entry).epoch) != conf.epoch
             || ptr::read_volatile(&raw const (*entry).via) != plan.port.slot
-            || !leads(ptr::read_volatile(&raw const (*entry).slot), target_slot(plan))
+            || !leads(
+                ptr::read_volatile(&raw const (*entry).slot),
+                target_slot(plan),
+            )
             || !is_steady(state, ip, flags & FLOW_REPLY != 0)
             || (seen_s != now_s && is_stale(seen_s, now_s, conf.timeouts.of(ip.key.proto, state)))
         {

@@ -11,7 +11,9 @@ pub mod judge;
 pub mod look;
 pub mod search;
 
-use vnet_common::{FlowKey, PortConf, PortKind, flow::is_v4, port::PORT_POLICED, switch::SWITCH_POLICY};
+use vnet_common::{
+    FlowKey, PortConf, PortKind, flow::is_v4, port::PORT_POLICED, switch::SWITCH_POLICY,
+};
 
 use crate::{
     gateway::Gateway,

@@ -3,9 +3,7 @@
 
 use vnet_common::{
     Addr, PolicyMatchKey, PolicyVerdict, PortGroups,
-    policy::{
-        GROUP_NAMES_GROUPS, NO_RANK, NOT_IP, PORT_GROUPS, PolicyMatch, group_addr,
-    },
+    policy::{GROUP_NAMES_GROUPS, NO_RANK, NOT_IP, PORT_GROUPS, PolicyMatch, group_addr},
     port::PORT_POLICY_ALLOW,
 };
 

@@ -10,5 +10,6 @@ pub mod mapped;
 pub mod maps;
 pub mod object;
 pub mod pins;
+pub mod policy;
 pub mod publish;
 mod tables;

@@ -7,8 +7,10 @@ use std::hash::Hash;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{Pod, maps::lpm_trie::Key};
 use vnet_common::{
-    MacDenyKey, Member, NatMatchKey, NatRule, PortConf, PortMacKey, PortSegmentKey, PortTagKey,
-    SEGMENTS, SegmentConf, nat::NAT_RULES,
+    MacDenyKey, Member, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortConf,
+    PortGroups, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf,
+    nat::NAT_RULES,
+    policy::{POLICY_NODES, POLICY_RANGES},
 };
 
 use super::{
@@ -86,6 +88,27 @@ fn each(tables: &mut impl Visitor, sizes: &Sizes, image: &Image, generation: u32
         generation * sizes.max_members(),
         image.members.iter().copied(),
     )?;
+    let groups = |slot: u32| image.port_groups.get(&(slot as u16)).copied();
+    tables.array::<PortGroups>(
+        "port_groups",
+        generation * sizes.max_ports,
+        (0..sizes.max_ports).map(|slot| groups(slot).unwrap_or_default()),
+    )?;
+    ensure!(
+        image.policy_nodes.len() <= POLICY_NODES as usize
+            && image.policy_ranges.len() <= POLICY_RANGES as usize,
+        "more rules in security groups than the maps have room for"
+    );
+    tables.array::<PolicyNode>(
+        "policy_nodes",
+        generation * POLICY_NODES,
+        image.policy_nodes.iter().copied(),
+    )?;
+    tables.array::<PolicyRange>(
+        "policy_ranges",
+        generation * POLICY_RANGES,
+        image.policy_ranges.iter().copied(),
+    )?;
     let rule = |id: u32| image.nat_rules.get(&(id as u16)).copied();
     tables.array::<NatRule>(
         "nat_rules",
@@ -159,6 +182,17 @@ fn each(tables: &mut impl Visitor, sizes: &Sizes, image: &Image, generation: u32
                 ..key
             };
             ((bits, key), value)
+        }),
+        |key| u32::from(key.generation) == generation,
+    )?;
+    tables.trie(
+        "policy_match",
+        image.policy_matches.iter().map(|(&(bits, key), &node)| {
+            let key = PolicyMatchKey {
+                generation: generation as u8,
+                ..key
+            };
+            ((bits, key), node)
         }),
         |key| u32::from(key.generation) == generation,
     )
