@@ -4,6 +4,7 @@
 mod config;
 mod flow;
 mod nat;
+mod policy;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,10 @@ pub use flow::{FlowArgs, FlowCommand};
 pub use nat::{
     DnatArgs, MasqueradeArgs, NatAdd, NatAddCommand, NatCommand, NatDelArgs, NatOptionArgs,
     SnatArgs, StaticArgs,
+};
+pub use policy::{
+    BindingArgs, GroupAddArgs, GroupCommand, GroupDelArgs, PolicyCommand, RuleAddArgs, RuleCommand,
+    RuleDelArgs,
 };
 
 use crate::config::edits::PortChange;
@@ -196,6 +201,9 @@ pub enum Command {
     /// Connections that are in force
     #[command(subcommand)]
     Flow(FlowCommand),
+    /// Which connections virtual machines may have
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// The document as a whole
     #[command(subcommand)]
     Config(ConfigCommand),

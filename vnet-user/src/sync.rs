@@ -548,3 +548,41 @@ fn changed<K: Copy + Ord, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, 
         .map(|(key, _)| *key)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    fn is_closed_after(text: &str) -> bool {
+        let source = Source {
+            name: "a.toml".into(),
+            text: format!("schema = 1\n{text}"),
+        };
+        is_closed(&source.config("vsw0").unwrap())
+    }
+
+    #[test]
+    fn what_promises_something_is_closed() {
+        for open in [
+            "",
+            "[[port]]\nname = 'tap0'",
+            // Nobody is bound to it.
+            "[[group]]\nname = 'web'",
+            "[switch]\nfail = 'open'\n[[port]]\nname = 'tap0'\ngroups = ['web']\n\
+             [[group]]\nname = 'web'",
+        ] {
+            assert!(!is_closed_after(open), "{open}");
+        }
+        for closed in [
+            "[switch]\nfail = 'closed'",
+            "[[network]]\nname = 'blue'",
+            "[[port]]\nname = 'tap0'\nmac = ['02:00:00:00:00:01']",
+            "[[port]]\nname = 'tap0'\ngroups = ['web']\n[[group]]\nname = 'web'",
+            "[[profile]]\nname = 'a'\nmatch.name = 'tap*'\ngroups = ['web']\n\
+             [[group]]\nname = 'web'",
+        ] {
+            assert!(is_closed_after(closed), "{closed}");
+        }
+    }
+}

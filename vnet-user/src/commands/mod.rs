@@ -16,6 +16,7 @@ mod mac;
 mod man;
 mod nat;
 mod network;
+mod policy;
 mod port;
 mod set;
 mod stats;
@@ -58,6 +59,7 @@ fn run_on(session: &mut Session, output: &Output, command: Command) -> Result<()
         Command::Mac(command) => mac::run(session, output, command),
         Command::Nat(command) => nat::run(session, output, command),
         Command::Flow(command) => flow::run(session, output, command),
+        Command::Policy(command) => policy::run(session, output, command),
         Command::Set(args) => set::run(session, output, args),
         Command::Get(args) => get::run(session, output, args),
         Command::Stats(args) => stats::run(session, output, args),
@@ -122,6 +124,14 @@ fn tell(session: &Session, output: &Output, edited: &Edited) {
             ));
         }
     }
+}
+
+/// The error of a rule that is not added: it has no id to be known by.
+fn without_subject(mut error: Error, subject: &str) -> Error {
+    if let Some(why) = error.why.strip_prefix(subject) {
+        error.why = why.to_owned();
+    }
+    error
 }
 
 /// The configuration for listings: a switch without a document is as one begins.

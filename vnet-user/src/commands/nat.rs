@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{edit, load};
+use super::{edit, load, without_subject};
 use crate::cli::{NatAdd, NatAddCommand, NatCommand, NatDelArgs};
 use crate::config::{
     Endpoint, Invalid, NatAction, NatOptions, NatRule, NatSection, Prefix, Protocols, edits,
@@ -53,14 +53,6 @@ fn add(session: &mut Session, output: &Output, command: NatAddCommand) -> Result
         output.note(&format!("{kind} rule {id} added"));
     }
     output.id(id)
-}
-
-/// The error of a rule that is not added: it has no id to be known by.
-fn without_subject(mut error: Error, subject: &str) -> Error {
-    if let Some(why) = error.why.strip_prefix(subject) {
-        error.why = why.to_owned();
-    }
-    error
 }
 
 fn del(session: &mut Session, output: &Output, args: &NatDelArgs) -> Result<(), Error> {

@@ -121,6 +121,7 @@ struct PortRow {
     mode: &'static str,
     networks: Vec<CarriedNetwork>,
     macs: Vec<MacAddr>,
+    groups: Vec<String>,
     /// 0 is no limit.
     max_macs: u32,
     storm: StormLimits,
@@ -140,6 +141,7 @@ impl PortRow {
             carried: carried.to_string(),
             networks: carried.networks,
             macs: port.macs.clone(),
+            groups: port.groups.clone(),
             max_macs: config.max_macs(port, session.switch()),
             storm: port.storm.over(config.settings.storm),
         }
@@ -148,7 +150,9 @@ impl PortRow {
 
 impl Listing for PortRow {
     const PLURAL: &'static str = "ports";
-    const COLUMNS: &'static [&'static str] = &["NAME", "KIND", "STATE", "MODE", "NETWORKS", "MACS"];
+    const COLUMNS: &'static [&'static str] = &[
+        "NAME", "KIND", "STATE", "MODE", "NETWORKS", "MACS", "GROUPS",
+    ];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -158,6 +162,7 @@ impl Listing for PortRow {
             self.mode.into(),
             self.carried.clone(),
             joined(&self.macs),
+            joined(&self.groups),
         ]
     }
 

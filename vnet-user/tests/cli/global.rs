@@ -86,7 +86,7 @@ fn usage_errors() {
 #[test]
 fn options_that_do_not_exist_yet_are_unknown() {
     for line in [
-        "policy group list",
+        "policy import groups.yaml",
         "port add tap0 --ip learn",
         "port add tap0 --guard strict",
         "port add tap0 --isolated",
@@ -145,7 +145,7 @@ fn a_wrong_document_is_shown_with_its_line_and_left_alone() {
     let switch =
         Switch::with_document("schema = 1\n[[port]]\nname = \"tap0\"\nguard = \"strict\"\n");
     insta::assert_snapshot!(switch.refused("network list"), @r#"
-    1: error: reading [DIR]/etc/vsw0.toml: unknown key `guard`, expected one of `name`, `uplink`, `network`, `trunk`, `native`, `mac`, `max_macs`, `storm`
+    1: error: reading [DIR]/etc/vsw0.toml: unknown key `guard`, expected one of `name`, `uplink`, `network`, `trunk`, `native`, `mac`, `max_macs`, `storm`, `groups`
      --> [DIR]/etc/vsw0.toml:4:1
       |
     4 | guard = "strict"
@@ -153,7 +153,7 @@ fn a_wrong_document_is_shown_with_its_line_and_left_alone() {
       mend: edit the file
     "#);
     insta::assert_snapshot!(switch.refused("network add blue"), @r#"
-    1: error: reading [DIR]/etc/vsw0.toml: unknown key `guard`, expected one of `name`, `uplink`, `network`, `trunk`, `native`, `mac`, `max_macs`, `storm`
+    1: error: reading [DIR]/etc/vsw0.toml: unknown key `guard`, expected one of `name`, `uplink`, `network`, `trunk`, `native`, `mac`, `max_macs`, `storm`, `groups`
      --> [DIR]/etc/vsw0.toml:4:1
       |
     4 | guard = "strict"

@@ -19,6 +19,7 @@ fn the_commands() {
       mac          MAC addresses that may not communicate at all
       nat          Address translation
       flow         Connections that are in force
+      policy       Which connections virtual machines may have
       config       The document as a whole
       set          Change settings
       get          Show settings
@@ -341,6 +342,131 @@ fn options_of_nat() {
     Options:
           --if-exists  Succeed if it is not there
       -h, --help       Print help (see more with '--help')
+    ");
+}
+
+#[test]
+fn options_of_policy() {
+    insta::assert_snapshot!(own_part(&Switch::new().ok("policy -h")), @"
+    Which connections virtual machines may have
+
+    Usage: vnet-user policy [OPTIONS] <COMMAND>
+
+    Commands:
+      group   Security groups
+      rule    Rules of security groups
+      bind    Have a group decide for a port too; a port with no group is not filtered
+      unbind  Have a group no longer decide for a port
+      help    Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("policy group -h")), @"
+    Security groups
+
+    Usage: vnet-user policy group [OPTIONS] <COMMAND>
+
+    Commands:
+      add   Add a group
+      del   Delete a group that nothing uses, with its rules
+      list  List the groups
+      show  Show one group with its rules
+      help  Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("policy group add -h")), @"
+    Add a group
+
+    Usage: vnet-user policy group add [OPTIONS] <NAME>
+
+    Arguments:
+      <NAME>  Its name: up to 32 letters, digits, '_', '.', '-'
+
+    Options:
+          --default <allow|deny>  What becomes of a connection that no rule is for, in both directions;
+                                  of several groups on a port one that denies is enough [default: deny]
+          --may-exist             Change nothing and succeed if it is there already
+      -h, --help                  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("policy group del -h")), @"
+    Delete a group that nothing uses, with its rules
+
+    Usage: vnet-user policy group del [OPTIONS] <NAME>
+
+    Arguments:
+      <NAME>  The group
+
+    Options:
+          --if-exists  Succeed if it is not there
+      -h, --help       Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("policy rule -h")), @"
+    Rules of security groups
+
+    Usage: vnet-user policy rule [OPTIONS] <COMMAND>
+
+    Commands:
+      add   Add a rule to a group; its id is printed
+      list  List a group's rules in the order that they are looked at: the first that fits decides
+      del   Delete a rule of a group
+      help  Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("policy rule add -h")), @"
+    Add a rule to a group; its id is printed
+
+    Usage: vnet-user policy rule add [OPTIONS] --direction <in|out> --action <allow|deny|reject> <GROUP>
+
+    Arguments:
+      <GROUP>  The group
+
+    Options:
+          --direction <in|out>          Which way the connections go that it is for: in, towards the VM;
+                                        out, from it
+          --action <allow|deny|reject>  What becomes of them: allow; deny, without a word; reject, with
+                                        an answer to the sender
+          --proto <P>                   Their protocol: tcp, udp, icmp, icmpv6, sctp, gre, esp… or a
+                                        number [default: any]
+          --ports <PORT|LO-HI>          Their destination ports, with tcp, udp and sctp alone [default:
+                                        any]
+          --remote <CIDR|group:NAME>    Their other end: addresses, or those of the ports that are bound
+                                        to a group [default: any]
+          --priority <N>                Lower numbers are looked at first, equal ones in the order added
+                                        [default: 1000]
+          --log                         Report each connection that it decides on
+          --may-exist                   Succeed with the id of the very same rule if the group has it
+                                        already
+      -h, --help                        Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("policy rule del -h")), @"
+    Delete a rule of a group
+
+    Usage: vnet-user policy rule del [OPTIONS] <GROUP> <ID>
+
+    Arguments:
+      <GROUP>  The group
+      <ID>     The rule
+
+    Options:
+          --if-exists  Succeed if it is not there
+      -h, --help       Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("policy bind -h")), @"
+    Have a group decide for a port too; a port with no group is not filtered
+
+    Usage: vnet-user policy bind [OPTIONS] <GROUP> <IFACE>
+
+    Arguments:
+      <GROUP>  The group
+      <IFACE>  The port
+
+    Options:
+      -h, --help  Print help (see more with '--help')
     ");
 }
 

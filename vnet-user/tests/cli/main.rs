@@ -8,6 +8,7 @@ mod help;
 mod mac;
 mod nat;
 mod network;
+mod policy;
 mod port;
 mod settings;
 

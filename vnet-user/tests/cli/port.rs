@@ -52,17 +52,17 @@ fn listings() {
     storm = { broadcast = 100, unknown_unicast = "off" }
     "#);
     insta::assert_snapshot!(switch.ok("port list"), @"
-    NAME   KIND      STATE  MODE    NETWORKS                MACS
-    vsw0   internal  down   access  default                 -
-    eth0   uplink    down   trunk   default,blue=10         -
-    vnet3  vm        down   access  blue                    02:00:00:00:00:01,02:00:00:00:00:02
-    tap1   vm        down   trunk   default,blue=10,red=30  -
+    NAME   KIND      STATE  MODE    NETWORKS                MACS                                 GROUPS
+    vsw0   internal  down   access  default                 -                                    -
+    eth0   uplink    down   trunk   default,blue=10         -                                    -
+    vnet3  vm        down   access  blue                    02:00:00:00:00:01,02:00:00:00:00:02  -
+    tap1   vm        down   trunk   default,blue=10,red=30  -                                    -
     ");
     insta::assert_snapshot!(switch.ok("port list -o jsonl"), @r#"
-    {"name":"vsw0","kind":"internal","state":"down","mode":"access","networks":[{"network":"default","vid":null}],"macs":[],"max_macs":0,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"eth0","kind":"uplink","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10}],"macs":[],"max_macs":0,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"vnet3","kind":"vm","state":"down","mode":"access","networks":[{"network":"blue","vid":null}],"macs":["02:00:00:00:00:01","02:00:00:00:00:02"],"max_macs":2,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"tap1","kind":"vm","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10},{"network":"red","vid":30}],"macs":[],"max_macs":1024,"storm":{"broadcast":100,"multicast":10000,"unknown_unicast":"off"}}
+    {"name":"vsw0","kind":"internal","state":"down","mode":"access","networks":[{"network":"default","vid":null}],"macs":[],"groups":[],"max_macs":0,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
+    {"name":"eth0","kind":"uplink","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10}],"macs":[],"groups":[],"max_macs":0,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
+    {"name":"vnet3","kind":"vm","state":"down","mode":"access","networks":[{"network":"blue","vid":null}],"macs":["02:00:00:00:00:01","02:00:00:00:00:02"],"groups":[],"max_macs":2,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
+    {"name":"tap1","kind":"vm","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10},{"network":"red","vid":30}],"macs":[],"groups":[],"max_macs":1024,"storm":{"broadcast":100,"multicast":10000,"unknown_unicast":"off"}}
     "#);
     insta::assert_snapshot!(switch.ok("port show tap1"), @"
     NAME                   tap1
@@ -71,6 +71,7 @@ fn listings() {
     MODE                   trunk
     NETWORKS               default,blue=10,red=30
     MACS                   -
+    GROUPS                 -
     MAX MACS               1024
     STORM BROADCAST        100
     STORM MULTICAST        10000
@@ -95,6 +96,7 @@ fn listings() {
             "02:00:00:00:00:01",
             "02:00:00:00:00:02"
           ],
+          "groups": [],
           "max_macs": 2,
           "storm": {
             "broadcast": 1000,
@@ -255,15 +257,15 @@ fn refusals_of_set_del_and_show() {
 fn set_changes_what_is_named_and_replaces_lists() {
     let switch = ports();
     switch.ok("port set vnet3 --mac 02:00:00:00:00:03");
-    insta::assert_snapshot!(row(&switch, "vnet3"), @"vnet3  vm        down   access  blue                    02:00:00:00:00:03");
+    insta::assert_snapshot!(row(&switch, "vnet3"), @"vnet3  vm        down   access  blue                    02:00:00:00:00:03  -");
     switch.ok("port set vnet3 --mac none");
-    insta::assert_snapshot!(row(&switch, "vnet3"), @"vnet3  vm        down   access  blue                    -");
+    insta::assert_snapshot!(row(&switch, "vnet3"), @"vnet3  vm        down   access  blue                    -     -");
     switch.ok("port set vnet3 --trunk blue");
-    insta::assert_snapshot!(row(&switch, "vnet3"), @"vnet3  vm        down   trunk   blue=10                 -");
+    insta::assert_snapshot!(row(&switch, "vnet3"), @"vnet3  vm        down   trunk   blue=10                 -     -");
     switch.ok("port set vnet3 --native red");
-    insta::assert_snapshot!(row(&switch, "vnet3"), @"vnet3  vm        down   trunk   red,blue=10             -");
+    insta::assert_snapshot!(row(&switch, "vnet3"), @"vnet3  vm        down   trunk   red,blue=10             -     -");
     switch.ok("port set vnet3 --network red");
-    insta::assert_snapshot!(row(&switch, "vnet3"), @"vnet3  vm        down   access  red                     -");
+    insta::assert_snapshot!(row(&switch, "vnet3"), @"vnet3  vm        down   access  red                     -     -");
     switch.ok("port set tap1 --native none --storm multicast=7 --max-macs 0");
     insta::assert_snapshot!(switch.ok("port show tap1"), @"
     NAME                   tap1
@@ -272,6 +274,7 @@ fn set_changes_what_is_named_and_replaces_lists() {
     MODE                   trunk
     NETWORKS               blue=10,red=30
     MACS                   -
+    GROUPS                 -
     MAX MACS               no limit
     STORM BROADCAST        1000
     STORM MULTICAST        7
@@ -285,6 +288,7 @@ fn set_changes_what_is_named_and_replaces_lists() {
     MODE                   trunk
     NETWORKS               blue=10,red=30
     MACS                   -
+    GROUPS                 -
     MAX MACS               1024
     STORM BROADCAST        1000
     STORM MULTICAST        10000
@@ -301,14 +305,14 @@ fn an_emptied_trunk_carries_nothing_and_says_so() {
     note: the switch vsw0 is down: this takes effect at `up`
     warning: the port tap1 carries no network: everything from it is dropped
     ");
-    insta::assert_snapshot!(row(&switch, "tap1"), @"tap1   vm        down   trunk   none             -");
+    insta::assert_snapshot!(row(&switch, "tap1"), @"tap1   vm        down   trunk   none             -                                    -");
 }
 
 #[test]
 fn the_switch_device_is_a_port() {
     let switch = ports();
     switch.ok("port set vsw0 --trunk blue --native default");
-    insta::assert_snapshot!(row(&switch, "vsw0"), @"vsw0   internal  down   trunk   default,blue=10         -");
+    insta::assert_snapshot!(row(&switch, "vsw0"), @"vsw0   internal  down   trunk   default,blue=10         -                                    -");
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub fn delete_group(config: &mut Config, name: &str) -> Result<(), Invalid> {
     let users: Vec<_> = ports.chain(profiles).chain(rules).collect();
     if !users.is_empty() {
         return Err(Invalid::new(format!("it is used by {}", users.join(", ")))
-            .mend("unbind the ports and delete the rules first"));
+            .mend("unbind, change or delete those first"));
     }
     config.groups.retain(|group| group.name != name);
     Ok(())
@@ -104,7 +104,25 @@ pub fn bind_group(
     iface: &str,
 ) -> Result<(), Invalid> {
     config.require_group(name)?;
-    let groups = bindings(config, switch, name, iface)?;
+    let place = config.ports.iter().position(|port| port.name == iface);
+    let what = match place {
+        _ if iface == switch => Some("the switch device"),
+        Some(place) if config.ports[place].uplink => Some("an uplink"),
+        _ => None,
+    };
+    if let Some(what) = what {
+        return Err(Invalid::new(format!(
+            "it is {what}, and groups are for ports with a VM behind them"
+        ))
+        .mend("bind the VMs' ports instead"));
+    }
+    let place = place.ok_or_else(|| {
+        no_port(config, switch, iface).mend(format!(
+            "vnet-user port add {iface} …, or write groups = [\"{name}\"] into the profile that \
+             it is adopted by"
+        ))
+    })?;
+    let groups = &mut config.ports[place].groups;
     if !groups.iter().any(|group| group == name) {
         groups.push(name.to_owned());
     }
@@ -119,30 +137,15 @@ pub fn unbind_group(
     iface: &str,
 ) -> Result<(), Invalid> {
     existing(config, name)?;
-    bindings(config, switch, name, iface)?.retain(|group| group != name);
-    Ok(())
-}
-
-/// The groups that a listed port is bound to.
-fn bindings<'a>(
-    config: &'a mut Config,
-    switch: &str,
-    name: &str,
-    iface: &str,
-) -> Result<&'a mut Vec<String>, Invalid> {
-    if iface == switch {
-        return Err(Invalid::new(format!(
-            "{iface} is the switch device, and groups are for ports with a VM behind them"
-        ))
-        .mend("bind the VMs' ports instead"));
+    match config.ports.iter_mut().find(|port| port.name == iface) {
+        Some(port) => port.groups.retain(|group| group != name),
+        None if iface == switch => {}
+        None => {
+            return Err(no_port(config, switch, iface)
+                .mend("what a profile binds is unbound by taking the group out of its `groups`"));
+        }
     }
-    let Some(place) = config.ports.iter().position(|port| port.name == iface) else {
-        return Err(no_port(config, switch, iface).mend(format!(
-            "vnet-user port add {iface} …, or write groups = [\"{name}\"] into the profile that \
-             it is adopted by"
-        )));
-    };
-    Ok(&mut config.ports[place].groups)
+    Ok(())
 }
 
 /// The group called `name`, for verbs that are not helped by adding it.

@@ -77,9 +77,10 @@ impl PolicyRule {
 /// Refuses addresses that no packet has.
 fn check_mapped(net: IpNet) -> Result<(), Invalid> {
     match net.addr() {
-        IpAddr::V6(addr) if net.prefix_len() >= 96 && addr.to_ipv4_mapped().is_some() => {
-            Err(Invalid::new(format!("{net} is IPv4 in the form of IPv6")).mend("write it as IPv4"))
-        }
+        IpAddr::V6(addr) if net.prefix_len() >= 96 && addr.to_ipv4_mapped().is_some() => Err(
+            Invalid::new(format!("{} is IPv4 in the form of IPv6", Prefix(net)))
+                .mend("write it as IPv4"),
+        ),
         _ => Ok(()),
     }
 }

@@ -53,20 +53,21 @@ impl Config {
 
     /// Checks the groups that a port or a profile is bound to. `is_device`: it is the switch device.
     pub(super) fn validate_bindings(&self, port: &Port, is_device: bool) -> Result<(), Invalid> {
-        let Some(first) = port.groups.first() else {
-            return Ok(());
+        let what = match (port.uplink, is_device) {
+            _ if port.groups.is_empty() => return Ok(()),
+            (_, true) => Some("the switch device"),
+            (true, false) => Some("an uplink"),
+            (false, false) => None,
         };
-        if port.uplink || is_device {
-            let what = if is_device {
-                "the switch device"
-            } else {
-                "an uplink"
-            };
+        if let Some(what) = what {
             return Err(Invalid::new(format!(
-                "it is bound to the group {first} and is {what}: groups are for ports with a VM \
-                 behind them"
+                "it is {what}, and groups are for ports with a VM behind them, but it is bound to {}",
+                port.groups.join(", ")
             ))
-            .mend("bind the VMs' ports instead: vnet-user policy bind GROUP IFACE"));
+            .mend(
+                "unbind it first: vnet-user policy unbind GROUP IFACE, or take its `groups` out of \
+                 the document",
+            ));
         }
         let mut seen = HashSet::new();
         for name in &port.groups {
@@ -79,7 +80,7 @@ impl Config {
         }
         if port.groups.len() > MAX_PORT_GROUPS {
             return Err(Invalid::new(format!(
-                "it is bound to {} groups, and {MAX_PORT_GROUPS} are possible",
+                "{} groups are more than the {MAX_PORT_GROUPS} that a port may be bound to",
                 port.groups.len()
             ))
             .mend("put rules that belong together into one group"));
@@ -235,11 +236,11 @@ name = 'db'
             ),
             (
                 port("uplink = true\ngroups = ['db']"),
-                "it is bound to the group db and is an uplink",
+                "it is an uplink, and groups are for",
             ),
             (
                 "[[port]]\nname = 'vsw0'\ngroups = ['db']".into(),
-                "it is bound to the group db and is the switch device",
+                "it is the switch device, and groups are for",
             ),
             (
                 "[[profile]]\nname = 'a'\nmatch.name = '*'\ngroups = ['dbs']".into(),
@@ -247,9 +248,9 @@ name = 'db'
             ),
             (
                 "[[profile]]\nname = 'a'\nmatch.name = '*'\nuplink = true\ngroups = ['db']".into(),
-                "and is an uplink",
+                "it is an uplink",
             ),
-            (many, "it is bound to 9 groups, and 8 are possible"),
+            (many, "9 groups are more than the 8 that"),
         ] {
             let refusal = validate(&rest).expect_err(expected);
             assert!(refusal.why.contains(expected), "{rest}: {}", refusal.why);
