@@ -5,6 +5,7 @@ mod host;
 mod limits;
 mod mac;
 mod nat;
+mod policy;
 mod storm;
 mod uplink;
 mod vlan;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<(&'static str, Fixture)> {
         ("storm", storm::fixtures()),
         ("limits", limits::fixtures()),
         ("nat", nat::fixtures()),
+        ("policy", policy::fixtures()),
     ];
     themes
         .into_iter()

@@ -288,6 +288,8 @@ pub struct Work {
     pub keeps_flow: bool,
     /// Its flow is to be judged anew.
     pub rejudge: bool,
+    /// It comes from or goes to another port than its flow's packets did.
+    pub moved: bool,
 }
 
 /// Everything that routing and translation look at and change.

@@ -19,6 +19,9 @@ enum Inside {
         mss: Option<u16>,
         /// The option's value is at an odd place.
         odd: bool,
+        /// The window is the one with which the checksum is the sum of the pseudo-header: right
+        /// whether or not a device is going to finish it.
+        finished_twice: bool,
     },
     Echo {
         reply: bool,
@@ -110,8 +113,19 @@ pub fn tcp(ends: &str, flags: &str) -> Packet {
         ack: 0,
         mss: None,
         odd: false,
+        finished_twice: false,
     };
     packet(ends, inside).payload(0)
+}
+
+/// The reset that answers a segment whose packet is lost (RFC 9293, 3.10.7.1), with these numbers.
+#[must_use]
+pub fn reset(ends: &str, flags: &str, seq: u32, ack: u32) -> Packet {
+    let mut packet = tcp(ends, flags).numbers(seq, ack);
+    if let Inside::Tcp { finished_twice, .. } = &mut packet.inside {
+        *finished_twice = true;
+    }
+    packet.dont_fragment()
 }
 
 /// An ICMP echo request, for the identifier `id`: `10.0.0.2 > 192.0.2.1`.
@@ -342,6 +356,7 @@ impl Packet {
                 ack,
                 mss,
                 odd,
+                ..
             } => {
                 let mut header = [sport, dport].concat();
                 header.extend(seq.to_be_bytes());
@@ -404,6 +419,19 @@ impl Packet {
             Vec::new()
         };
         covered.extend(&upper);
+        if let Inside::Tcp {
+            finished_twice: true,
+            ..
+        } = self.inside
+        {
+            let window = covered.len() - upper.len() + 14;
+            let wanted = ones_sum(&self.pseudo(upper.len()));
+            let fitting = (0..=u16::MAX).map(u16::to_be_bytes).find(|bytes| {
+                covered[window..window + 2].copy_from_slice(bytes);
+                !ones_sum(&covered) == wanted
+            });
+            upper[14..16].copy_from_slice(&fitting.expect("one of all windows fits"));
+        }
         let mut sum = !ones_sum(&covered);
         if matches!(self.inside, Inside::Udp { .. }) && sum == 0 {
             sum = 0xffff;

@@ -194,7 +194,7 @@ impl Machine {
         if refused && ip.key.proto == proto::TCP {
             return self.reset(&ip, plan, skb, back);
         }
-        if refused {
+        if refused || plan.stack_slot == NO_SLOT {
             let from = (ip.key.dst, plan.frame.dst);
             return self.embed(&ip, plan, skb, (Tell::Prohibited, 0), from, back);
         }

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::{bpf_skb_adjust_room, bpf_skb_change_tail},
 };
-use vnet_common::{DropReason, FlowKey};
+use vnet_common::{DropReason, FlowKey, NO_SLOT};
 use vnet_ebpf::{
     flow::icmp::{
         EMBEDDED, ERROR_V4, ERROR_V6, Store, error_v4, error_v6, is_one_host, translate_error,
@@ -103,9 +103,10 @@ pub extern "C" fn icmp_tell(raw: *mut __sk_buff, tell: u32) -> u64 {
     let Some(back) = kernel.port(plan.generation, plan.port.slot) else {
         return DROP;
     };
-    if matches!(tell, Tell::Refused) {
+    let refused = matches!(tell, Tell::Refused);
+    if refused || plan.stack_slot == NO_SLOT {
         // As if it came from whom it was for.
-        let built = if work.ip.key.proto == proto::TCP {
+        let built = if refused && work.ip.key.proto == proto::TCP {
             reset(raw, work)
         } else {
             work.source = work.ip.key.dst;

@@ -101,6 +101,7 @@ fn begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, meta: &Meta, gateway
     work.rules = FlowRules::default();
     work.drop_slot = plan.port.slot;
     work.rejudge = false;
+    work.moved = false;
     work.at = plan.stack_slot;
     work.owner = plan.port.slot;
     work.out_segment = 0;

@@ -193,7 +193,7 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
             Outcome::GO_ON
         }
         Step::Judge => policy::judge::judge(work, gateway),
-        Step::Rejudge => policy::judge::rejudge(work, gateway),
+        Step::Rejudge => policy::judge::rejudge(work, plan, gateway),
         Step::PolicyKnown => policy::arrive::known(work, plan, gateway),
         Step::PolicyRelated => policy::arrive::related(work, window, gateway),
         Step::PolicyFill => {

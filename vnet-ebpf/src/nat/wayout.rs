@@ -182,8 +182,8 @@ pub fn renew<G: Gateway + ?Sized>(
     let now_s = gateway.now_s();
     if polices(work.generation, gateway) {
         // SAFETY: the table's own entry.
-        let moved = learn && work.inside && unsafe { (*peer).slot } != plan.port.slot;
-        work.rejudge = old_epoch != epoch || old_slot != work.forward.slot || moved;
+        work.moved = learn && work.inside && unsafe { (*peer).slot } != plan.port.slot;
+        work.rejudge = old_epoch != epoch || old_slot != work.forward.slot || work.moved;
     }
     // SAFETY: the table's own entries; each field is one aligned word, and every mixture of old and
     // new is a way out that was good a moment ago.
@@ -194,15 +194,25 @@ pub fn renew<G: Gateway + ?Sized>(
         (*pointer).mtu = mtu;
         (*pointer).resolved_s = now_s;
         (*pointer).epoch = epoch;
-        if learn && work.inside {
-            // A VM may have moved to another port, or have another address on its wire.
-            (*peer).next_hop = plan.frame.src;
-            (*peer).slot = plan.port.slot;
-            (*peer).vid = plan.frame.tag.vid();
-        }
+    }
+    // Where it comes from is judged first when that is another port than before.
+    if learn && work.inside && !work.moved {
+        learn_sender(peer, plan);
     }
     note_checked(work, mtu, now_s, gateway);
     Outcome::GO_ON
+}
+
+/// Notes in the entry of a packet's answers where they are to go: a VM may have moved to another port, or
+/// have another address on its wire.
+#[inline(always)]
+pub fn learn_sender(peer: *mut FlowEntry, plan: &Plan) {
+    // SAFETY: the table's own entry; each field is one aligned word.
+    unsafe {
+        (*peer).next_hop = plan.frame.src;
+        (*peer).slot = plan.port.slot;
+        (*peer).vid = plan.frame.tag.vid();
+    }
 }
 
 /// Lets other flows to the same destination know that the way out in `work.forward` stands.

@@ -117,6 +117,7 @@ fn begin(work: &mut Work, plan: &Plan, meta: &Meta) {
     work.inside = matches!(plan.port.kind, PortKind::Vm);
     work.index = NO_FLOW;
     work.first = NO_FLOW;
+    work.moved = false;
     work.exempt_out = false;
     work.exempt_in = false;
     work.source_rule = 0;
@@ -196,6 +197,7 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         note(work, gateway);
         return Outcome::STACK;
     }
+    work.moved = own.via != from || own.slot != to;
     let (origin, target) = if is_reply { (to, from) } else { (from, to) };
     work.reply.slot = origin;
     work.forward.slot = target;
@@ -349,10 +351,11 @@ pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     Outcome::STACK
 }
 
-/// Ends the flow at `work.index`, which is no longer let through.
+/// Ends the flow at `work.index`, which is no longer let through; unless it is only the sender who has no
+/// part in it.
 #[inline(always)]
 pub fn end<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
-    if work.index != NO_FLOW {
+    if work.index != NO_FLOW && !work.moved {
         work.tag = tag_of(gateway, work.index);
         gateway.close(work);
     }

@@ -8,10 +8,11 @@ use vnet_common::{
 use super::{dhcp, is_policed};
 use crate::{
     bytes::zero,
+    decide::Plan,
     flow::table::{NO_FLOW, tag_of},
     gateway::{Gateway, Work},
     ip::has_service_ports,
-    nat::{Outcome, Tell},
+    nat::{Outcome, Tell, wayout::learn_sender},
 };
 
 /// Judges the connection of `work.forward` and `work.reply` by the groups of the ports that its first
@@ -162,9 +163,10 @@ pub fn load<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     true
 }
 
-/// Judges the flow at `work.index` of the gateway anew: [`Outcome::GO_ON`] while it may be. Else it ends.
+/// Judges the flow at `work.index` of the gateway anew: [`Outcome::GO_ON`] while it may be. Else it ends,
+/// unless it is only the sender who has no part in it.
 #[inline(always)]
-pub fn rejudge<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+pub fn rejudge<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
     let tag = tag_of(gateway, work.index);
     if !load(work, gateway) {
         return Outcome::GO_ON;
@@ -173,10 +175,28 @@ pub fn rejudge<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let exempt = dhcp(&work.forward.key);
     work.exempt_out = exempt.out;
     work.exempt_in = exempt.into;
+    let is_reply = work.first != work.index;
+    if work.moved {
+        if is_reply {
+            work.forward.slot = plan.port.slot;
+        } else {
+            work.reply.slot = plan.port.slot;
+        }
+    }
+    let peer = if is_reply {
+        work.reply.peer
+    } else {
+        work.forward.peer
+    };
     let outcome = judge(work, gateway);
     if outcome == Outcome::GO_ON {
         store_rules(work, gateway);
-    } else {
+        if work.moved
+            && let Some(peer) = gateway.flow(peer)
+        {
+            learn_sender(peer, plan);
+        }
+    } else if !work.moved {
         work.tag = tag;
         gateway.close(work);
     }
