@@ -97,7 +97,7 @@ struct PortSection {
     storm: StormOverrides,
     /// Security groups; without any, nothing is filtered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(test, schemars(length(max = super::policy::MAX_PORT_GROUPS)))]
+    #[cfg_attr(test, schemars(length(max = vnet_common::policy::PORT_GROUPS)))]
     groups: Vec<String>,
 }
 
@@ -134,7 +134,7 @@ struct ProfileSection {
     storm: StormOverrides,
     /// Security groups; without any, nothing is filtered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(test, schemars(length(max = super::policy::MAX_PORT_GROUPS)))]
+    #[cfg_attr(test, schemars(length(max = vnet_common::policy::PORT_GROUPS)))]
     groups: Vec<String>,
 }
 

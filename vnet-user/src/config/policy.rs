@@ -9,12 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, PortRange, typed};
 
-/// Most groups of a switch.
-pub const MAX_GROUPS: usize = 4096;
-
-/// Most groups of a port.
-pub const MAX_PORT_GROUPS: usize = 8;
-
 /// The priority of a rule that does not say one.
 pub const DEFAULT_PRIORITY: u16 = 1000;
 

@@ -85,6 +85,16 @@ fn the_schema_is_published() {
     );
 }
 
+/// Whole documents beside the docs.
+#[test]
+fn templates_are_right() {
+    for page in std::fs::read_dir(docs().join("policies")).unwrap() {
+        let page = page.unwrap().path();
+        let text = std::fs::read_to_string(&page).unwrap();
+        assert_eq!(refusal(&text), None, "{}", page.display());
+    }
+}
+
 /// Every document that the docs show: blocks that begin with the schema's line.
 #[test]
 fn documents_of_the_docs_are_right() {
@@ -123,6 +133,8 @@ fn what_the_schema_refuses() {
         "schema = 1\n[settings]\nstorm.broadcast = 'on'",
         "schema = 1\n[switch]\nfail = 'ajar'",
         "schema = 1\n[[nat]]\nid = 1\nkind = 'nat'",
+        "schema = 1\n[[group]]\nname = 'a'\ndefault = 'drop'",
+        "schema = 1\n[[group]]\nname = 'a'\n[[group.rule]]\nid = 1\ndirection = 'in'",
     ] {
         assert!(refusal(text).is_some(), "{text}");
     }

@@ -1,5 +1,8 @@
 //! `policy group … | rule … | bind | unbind`.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use super::Switch;
 
 /// An uplink `eth0`, VMs `tap0` and `tap1`, and groups without a rule: `web`, and `guests` that
@@ -640,4 +643,67 @@ fn mistakes_in_the_document_are_shown_with_their_place() {
       |          ^^^^^^^
       mend: unbind it first: vnet-user policy unbind GROUP IFACE, or take its `groups` out of the document
     ");
+}
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+}
+
+/// The commands that a part of the guide lists, without their first word and what is said of them.
+fn commands(text: &str) -> Vec<&str> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("    vnet-user "))
+        .map(|line| line.split(" #").next().unwrap_or(line).trim())
+        .collect()
+}
+
+#[test]
+fn the_templates_are_right_and_the_guide_makes_the_same() {
+    let guide = fs::read_to_string(docs().join("guide.md")).unwrap();
+    let (_, section) = guide.split_once("\n### Templates\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let mut parts = section.split("\n#### ");
+    let set_up = commands(parts.next().unwrap());
+    assert!(!set_up.is_empty());
+    let templates: Vec<&str> = parts.collect();
+    let mut found = 0;
+    for file in fs::read_dir(docs().join("policies")).unwrap() {
+        let file = file.unwrap().path();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let path = file.display().to_string();
+        let switch = Switch::new();
+        switch.ok(&format!("config check {path}"));
+        switch.ok(&format!("config apply {path}"));
+        let link = format!("](policies/{name})");
+        let template = templates.iter().find(|part| part.contains(&link));
+        let template = template.unwrap_or_else(|| panic!("the guide does not show {name}"));
+        let switch = Switch::after(&set_up);
+        for command in commands(template) {
+            switch.ok(command);
+        }
+        let answer = switch.run(&format!("config diff {path}"));
+        assert_eq!((answer.code, answer.stdout.as_str()), (0, ""), "{name}");
+        found += 1;
+    }
+    assert_eq!(found, templates.len(), "a template has no document");
+}
+
+#[test]
+fn the_commands_of_the_guide_are_right() {
+    let guide = fs::read_to_string(docs().join("guide.md")).unwrap();
+    let (_, section) = guide.split_once("\n## Security groups\n").unwrap();
+    let (section, _) = section.split_once("\n### Templates\n").unwrap();
+    let switch = Switch::after(&["port add tap0"]);
+    let commands = commands(section);
+    let (between_groups, commands) = commands.split_last().unwrap();
+    for command in commands {
+        switch.ok(command);
+    }
+    // The listing that it shows is what they have made.
+    for line in switch.ok("policy rule list app").lines() {
+        assert!(section.contains(&format!("    {line}\n")), "{line}");
+    }
+    switch.ok("policy group add web");
+    switch.ok("policy group add db");
+    switch.ok(between_groups);
 }

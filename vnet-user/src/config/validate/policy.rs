@@ -2,20 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 
-use vnet_common::policy::POLICY_RULES;
+use vnet_common::policy::{POLICY_GROUPS, POLICY_RULES, PORT_GROUPS};
 
-use crate::config::policy::{MAX_GROUPS, MAX_PORT_GROUPS};
 use crate::config::{Config, Group, Invalid, PolicyRule, Port, Remote, names};
 
 impl Config {
     /// Checks every group and its rules.
     pub(super) fn validate_groups(&self) -> Result<(), Invalid> {
-        if self.groups.len() > MAX_GROUPS {
+        if self.groups.len() > POLICY_GROUPS as usize {
             return Err(Invalid::new(format!(
-                "there are {} groups, and {MAX_GROUPS} are possible",
+                "there are {} groups, and {POLICY_GROUPS} are possible",
                 self.groups.len()
             ))
-            .at("group", MAX_GROUPS)
+            .at("group", POLICY_GROUPS as usize)
             .mend("leave out those that no port needs"));
         }
         let mut seen = HashSet::new();
@@ -78,9 +77,9 @@ impl Config {
                 )));
             }
         }
-        if port.groups.len() > MAX_PORT_GROUPS {
+        if port.groups.len() > PORT_GROUPS {
             return Err(Invalid::new(format!(
-                "{} groups are more than the {MAX_PORT_GROUPS} that a port may be bound to",
+                "{} groups are more than the {PORT_GROUPS} that a port may be bound to",
                 port.groups.len()
             ))
             .mend("put rules that belong together into one group"));
@@ -260,7 +259,7 @@ name = 'db'
     #[test]
     fn there_is_room_for_so_many_groups() {
         let mut config = Config {
-            groups: (0..MAX_GROUPS)
+            groups: (0..POLICY_GROUPS)
                 .map(|n| Group::new(format!("g{n}")))
                 .collect(),
             ..Config::default()
