@@ -53,13 +53,15 @@ pub const GROUP_NAMES_GROUPS: u16 = 1 << 15;
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyMatch {
-    /// A prefix of the other end's address.
-    Addr = 1,
+    /// A prefix of the other end's IPv4 address. Apart from IPv6: `::/0` is not about these.
+    V4 = 1,
     /// A group that the other end is in, by its number in the address's last two bytes.
     Group = 2,
     /// Frames that are not IP, or hide what they are behind a second tag: the rules that say nothing
     /// of the other end.
     NotIp = 3,
+    /// A prefix of the other end's IPv6 address.
+    V6 = 4,
 }
 
 /// Key of the map `policy_match`, a longest prefix match; everything in network order. Its values are

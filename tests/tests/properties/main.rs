@@ -5,6 +5,7 @@ mod fdb;
 mod gateway;
 mod machines;
 mod pipeline;
+mod policy;
 
 use proptest::test_runner::Config;
 

@@ -197,7 +197,8 @@ pub fn renew<G: Gateway + ?Sized>(
     }
     // Where it comes from is judged first when that is another port than before.
     if learn && work.inside && !work.moved {
-        learn_sender(peer, plan);
+        // SAFETY: the table's own entry.
+        unsafe { learn_sender(peer, plan) };
     }
     note_checked(work, mtu, now_s, gateway);
     Outcome::GO_ON
@@ -205,9 +206,12 @@ pub fn renew<G: Gateway + ?Sized>(
 
 /// Notes in the entry of a packet's answers where they are to go: a VM may have moved to another port, or
 /// have another address on its wire.
+///
+/// # Safety
+/// `peer` is valid.
 #[inline(always)]
-pub fn learn_sender(peer: *mut FlowEntry, plan: &Plan) {
-    // SAFETY: the table's own entry; each field is one aligned word.
+pub unsafe fn learn_sender(peer: *mut FlowEntry, plan: &Plan) {
+    // SAFETY: the caller's promise; each field is one aligned word.
     unsafe {
         (*peer).next_hop = plan.frame.src;
         (*peer).slot = plan.port.slot;

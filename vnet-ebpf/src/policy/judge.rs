@@ -194,7 +194,8 @@ pub fn rejudge<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -
         if work.moved
             && let Some(peer) = gateway.flow(peer)
         {
-            learn_sender(peer, plan);
+            // SAFETY: the table's own entry.
+            unsafe { learn_sender(peer, plan) };
         }
     } else if !work.moved {
         work.tag = tag;

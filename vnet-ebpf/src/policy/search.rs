@@ -7,7 +7,7 @@ use vnet_common::{
     port::PORT_POLICY_ALLOW,
 };
 
-use crate::gateway::Gateway;
+use crate::{bytes::word_at, gateway::Gateway};
 
 /// What is searched for, and how far the search is. In a map in the kernel.
 #[repr(C, align(8))]
@@ -98,6 +98,13 @@ pub fn step<G: Gateway + ?Sized>(search: &mut Search, gateway: &G) -> bool {
     false
 }
 
+/// [`vnet_common::flow::is_v4`], by words: comparing bytes takes more of a program's stack than there is.
+#[inline(always)]
+fn is_v4(addr: &Addr) -> bool {
+    let prefix = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+    word_at(addr, 0) | word_at(addr, 4) | (word_at(addr, 8) ^ prefix) == 0
+}
+
 /// Meets the rules of the node that `search.key` leads to, and of those around it.
 #[inline(always)]
 fn walk<G: Gateway + ?Sized>(search: &mut Search, gateway: &G) {
@@ -120,7 +127,12 @@ pub fn ask_group<G: Gateway + ?Sized>(search: &mut Search, gateway: &G) {
         search.key.kind = PolicyMatch::NotIp as u8;
         search.key.addr = [0; 16];
     } else {
-        search.key.kind = PolicyMatch::Addr as u8;
+        let family = if is_v4(&search.remote) {
+            PolicyMatch::V4
+        } else {
+            PolicyMatch::V6
+        };
+        search.key.kind = family as u8;
         search.key.addr = search.remote;
     }
     walk(search, gateway);

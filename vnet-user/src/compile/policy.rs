@@ -79,7 +79,9 @@ pub(super) fn add(image: &mut Image, config: &Config, ports: &BTreeMap<u16, Vec<
 
 /// Adds one direction of a group.
 fn add_side(image: &mut Image, config: &Config, group: &Group, direction: Direction, scope: u16) {
-    let mut prefixes: BTreeMap<(u128, u8), Vec<&PolicyRule>> = BTreeMap::new();
+    let mut any: Vec<&PolicyRule> = Vec::new();
+    let mut v4 = Prefixes::new();
+    let mut v6 = Prefixes::new();
     let mut groups: BTreeMap<u16, Vec<&PolicyRule>> = BTreeMap::new();
     for rule in group
         .rules
@@ -87,8 +89,15 @@ fn add_side(image: &mut Image, config: &Config, group: &Group, direction: Direct
         .filter(|rule| rule.direction == direction)
     {
         match &rule.remote {
-            None => prefixes.entry((0, 0)).or_default().push(rule),
-            Some(Remote::Net(net)) => prefixes.entry(prefix(net)).or_default().push(rule),
+            None => any.push(rule),
+            Some(Remote::Net(net)) => {
+                let family = if net.addr().is_ipv4() {
+                    &mut v4
+                } else {
+                    &mut v6
+                };
+                family.entry(prefix(net)).or_default().push(rule);
+            }
             Some(Remote::Group(name)) => {
                 if let Some(number) = number(config, name) {
                     groups.entry(number).or_default().push(rule);
@@ -102,38 +111,47 @@ fn add_side(image: &mut Image, config: &Config, group: &Group, direction: Direct
         scope_be: scope.to_be_bytes(),
         addr,
     };
-    // The prefixes around the one under way, the shortest first: they come in the order of their
-    // addresses, and of equal ones the shorter first.
-    let mut around: Vec<(u128, u8, u32)> = Vec::new();
-    for ((addr, bits), rules) in prefixes {
-        while around
-            .last()
-            .is_some_and(|(outer, len, _)| (outer ^ addr) & mask(*len) != 0)
-        {
-            around.pop();
-        }
-        let parent = around.last().map_or(0, |(.., node)| *node);
-        let node = add_node(image, parent, &rules);
-        around.push((addr, bits, node));
-        let matched = key(PolicyMatch::Addr, addr.to_be_bytes());
-        image
-            .policy_matches
-            .insert((POLICY_MATCH_HEAD_BITS + u32::from(bits), matched), node);
-        if bits == 0 {
-            let matched = key(PolicyMatch::NotIp, [0; 16]);
+    const WHOLE: u32 = POLICY_MATCH_HEAD_BITS + 128;
+    let mut any_node = 0;
+    if !any.is_empty() {
+        any_node = add_node(image, 0, &any);
+        let frames = key(PolicyMatch::NotIp, [0; 16]);
+        image.policy_matches.insert((WHOLE, frames), any_node);
+        for family in [PolicyMatch::V4, PolicyMatch::V6] {
+            let all = key(family, [0; 16]);
             image
                 .policy_matches
-                .insert((POLICY_MATCH_HEAD_BITS + 128, matched), node);
+                .insert((POLICY_MATCH_HEAD_BITS, all), any_node);
+        }
+    }
+    for (family, prefixes) in [(PolicyMatch::V4, v4), (PolicyMatch::V6, v6)] {
+        // The prefixes around the one under way, the shortest first: they come in the order of their
+        // addresses, and of equal ones the shorter first.
+        let mut around: Vec<(u128, u8, u32)> = Vec::new();
+        for ((addr, bits), rules) in prefixes {
+            while around
+                .last()
+                .is_some_and(|(outer, len, _)| (outer ^ addr) & mask(*len) != 0)
+            {
+                around.pop();
+            }
+            let parent = around.last().map_or(any_node, |(.., node)| *node);
+            let node = add_node(image, parent, &rules);
+            around.push((addr, bits, node));
+            let bits = POLICY_MATCH_HEAD_BITS + u32::from(bits);
+            let matched = key(family, addr.to_be_bytes());
+            image.policy_matches.insert((bits, matched), node);
         }
     }
     for (number, rules) in groups {
         let node = add_node(image, 0, &rules);
         let matched = key(PolicyMatch::Group, group_addr(number));
-        image
-            .policy_matches
-            .insert((POLICY_MATCH_HEAD_BITS + 128, matched), node);
+        image.policy_matches.insert((WHOLE, matched), node);
     }
 }
+
+/// Rules by the prefix of the other end: its address and length.
+type Prefixes<'a> = BTreeMap<(u128, u8), Vec<&'a PolicyRule>>;
 
 /// Adds a node with these rules; its number.
 fn add_node(image: &mut Image, parent: u32, rules: &[&PolicyRule]) -> u32 {
