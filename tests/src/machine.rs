@@ -295,7 +295,12 @@ impl Machine {
             decide(&meta, buffer.bytes.as_slice(), self, &mut plan);
             if plan.stack_slot != NO_SLOT {
                 self.route_at_xdp(&plan, &meta, &mut buffer)
-            } else if plan.verdict.fate == Fate::PassUp {
+            } else if plan.verdict.fate == Fate::PassUp
+                || plan.policed
+                    && !passes(&plan, &meta, buffer.bytes.as_slice(), self, &mut {
+                        Ip::EMPTY
+                    })
+            {
                 Action::Pass
             } else {
                 settle(&mut plan, &meta, self);

@@ -209,7 +209,7 @@ pub fn decide<W: Window + ?Sized, T: Tables + ?Sized>(
     let verdict = judge(meta, window, tables, plan);
     plan.policed &= matches!(verdict.fate, Fate::Forward | Fate::Flood);
     plan.verdict = if matches!(meta.hook, Hook::Xdp) {
-        at_xdp(verdict, plan)
+        at_xdp(verdict, &plan.exit)
     } else {
         verdict
     };
@@ -682,10 +682,10 @@ fn xdp_may_send<W: Window + ?Sized>(frame: &Frame, window: &W, target: &PortConf
 
 /// What of a verdict XDP carries out itself: drops, and unicast out of a device.
 #[inline(always)]
-fn at_xdp(verdict: Verdict, plan: &Plan) -> Verdict {
+fn at_xdp(verdict: Verdict, exit: &Exit) -> Verdict {
     match verdict.fate {
         Fate::Drop => verdict,
-        Fate::Forward if !plan.exit.to_stack && !plan.policed => verdict,
+        Fate::Forward if !exit.to_stack => verdict,
         _ => Verdict::plain(Fate::PassUp),
     }
 }

@@ -18,6 +18,7 @@ use vnet_ebpf::{
     frame::{ETH_LEN, TAG_LEN},
     ip::Ip,
     meta::{Hook, Meta, Tag},
+    policy::look::passes,
     route,
     settle::{settle, settle_source},
     tables::Tables as _,
@@ -200,6 +201,10 @@ pub fn run(ctx: &XdpContext) -> Option<u32> {
     if matches!(plan.verdict.fate, Fate::PassUp) {
         return None;
     }
+    if plan.policed && xdp_policy_passes(md) == 0 {
+        return None;
+    }
+    let plan = kernel.opaque(plan);
     settle(plan, meta, &kernel);
     let plan = kernel.opaque(plan);
     #[cfg(feature = "log")]
@@ -260,6 +265,20 @@ extern "C" fn xdp_route_look(md: *mut xdp_md) -> u32 {
     } else {
         NO_FLOW
     }
+}
+
+/// Whether the frame follows a flow that security groups have let through: 1.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_policy_passes(md: *mut xdp_md) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    let Scratch { meta, plan, ip, .. } = unsafe { &mut *scratch };
+    let md = core::hint::black_box(md);
+    let kernel = Kernel { ctx: md.cast() };
+    u32::from(passes(plan, meta, &Buffer { md }, &kernel, ip))
 }
 
 /// Edits the packet as its flow says; the interface that it leaves by, or 0 when it is dropped.
