@@ -18,9 +18,9 @@ use std::{
 
 use anyhow::{Result, ensure};
 use vnet_common::{
-    DropCounters, Event, FdbBucket, FdbKey, Mac, MacDenyKey, Member, NO_SLOT, PortConf,
-    PortCounters, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState,
-    SwitchConf,
+    DropCounters, Event, FdbBucket, FdbKey, LearnedIp, LearnedIpKey, Mac, MacDenyKey, Member,
+    NO_SLOT, PortConf, PortCounters, PortIpKey, PortLeases, PortMacKey, PortSegmentKey, PortTagKey,
+    SEGMENTS, SegmentConf, StormState, SwitchConf,
     event::{EVENT_KINDS, EventLimit},
 };
 use vnet_ebpf::{
@@ -64,6 +64,9 @@ pub struct Machine {
     members: Vec<Member>,
     mac_deny: HashMap<MacDenyKey, ()>,
     mac_allow: HashMap<PortMacKey, ()>,
+    port_ips: HashMap<PortIpKey, u16>,
+    learned_ips: RefCell<HashMap<LearnedIpKey, LearnedIp>>,
+    port_leases: RefCell<Vec<PortLeases>>,
     /// MTU and whether it is up, by interface.
     devices: BTreeMap<u32, (u32, bool)>,
     buckets: Box<[UnsafeCell<FdbBucket>]>,
@@ -100,6 +103,9 @@ impl Machine {
             members: vec![Member::default(); 2 * setup.sizes.max_members() as usize],
             mac_deny: HashMap::new(),
             mac_allow: HashMap::new(),
+            port_ips: HashMap::new(),
+            learned_ips: RefCell::default(),
+            port_leases: RefCell::new(vec![PortLeases::default(); ports]),
             devices: BTreeMap::new(),
             buckets: buckets.collect(),
             fdb_count: Cell::new(0),
@@ -181,6 +187,18 @@ impl Machine {
                     generation,
                 };
                 (key, ())
+            })
+            .collect();
+        self.port_ips = image
+            .port_ips
+            .iter()
+            .map(|(&(addr, segment), &slot)| {
+                let key = PortIpKey {
+                    addr,
+                    segment,
+                    generation: generation as u16,
+                };
+                (key, slot)
             })
             .collect();
         self.gateway.publish(setup, generation);

@@ -13,6 +13,7 @@ pub mod drop_reason;
 pub mod event;
 pub mod fdb;
 pub mod flow;
+pub mod guard;
 pub mod nat;
 pub mod policy;
 pub mod port;
@@ -24,6 +25,7 @@ pub use drop_reason::{DropCounters, DropReason};
 pub use event::{Event, EventKind};
 pub use fdb::{FdbBucket, FdbEntry, FdbKey};
 pub use flow::{Addr, FlowEntry, FlowKey, FlowState, FlowTags, FlowTimeouts, HostPort};
+pub use guard::{LearnedIp, LearnedIpKey, PortIpKey, PortLeases};
 pub use nat::{Binding, BindingKey, Contact, ContactKey, NatCounters, NatMatchKey, NatRule};
 pub use policy::{
     FlowRules, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PolicyVerdict, PortGroups,

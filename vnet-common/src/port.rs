@@ -58,6 +58,22 @@ pub const PORT_POLICED: u32 = 256;
 /// `flags`: what no rule of the port's groups is about is let through.
 pub const PORT_POLICY_ALLOW: u32 = 512;
 
+/// `flags`: what the port says of itself in ARP and neighbour discovery is the MAC address that it
+/// sends from, and its listed ones are taken by no other VM.
+pub const PORT_GUARD_MAC: u32 = 1024;
+/// `flags`: it uses no IP address of another port's or of the host's.
+pub const PORT_GUARD_OWNERS: u32 = 2048;
+/// `flags`: it sends from its own IP addresses alone.
+pub const PORT_GUARD_IP: u32 = 4096;
+/// `flags`: no DHCP server and no router is behind it, and nothing hides what it sends.
+pub const PORT_GUARD_STRICT: u32 = 8192;
+/// `flags`: its own IP addresses are those that it is leased, too.
+pub const PORT_LEARN_IPS: u32 = 16384;
+/// `flags`: nothing goes from it to another VM's port, nor the other way.
+pub const PORT_ISOLATED: u32 = 32768;
+/// The flags of ports whose frames are looked at by the guards.
+pub const PORT_GUARDS: u32 = PORT_GUARD_MAC | PORT_GUARD_OWNERS | PORT_GUARD_IP | PORT_GUARD_STRICT;
+
 /// Limited kinds of flooded traffic; the index into the `storm_…` arrays.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

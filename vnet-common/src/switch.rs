@@ -45,6 +45,9 @@ pub const SWITCH_ANSWERS: u32 = 8;
 /// `flags`: there are ports in security groups.
 pub const SWITCH_POLICY: u32 = 16;
 
+/// `flags`: there are ports whose IP addresses are those that they are leased.
+pub const SWITCH_LEARNS: u32 = 1024;
+
 /// Where a segment's members are, in the map `segments` at `generation * SEGMENTS + segment`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 //! Time comes through here too, so that tests own the clock.
 
 use vnet_common::{
-    Addr, DropReason, Event, FdbEntry, FdbKey, Mac, Member, PortConf, SegmentConf, StormKind,
-    SwitchConf,
+    Addr, DropReason, Event, FdbEntry, FdbKey, LearnedIp, Mac, Member, NO_SLOT, PortConf,
+    SegmentConf, StormKind, SwitchConf, port::PORT_LEARN_IPS, switch::SWITCH_LEARNS,
 };
 
 use crate::fdb::Learned;
@@ -36,8 +36,45 @@ pub trait Tables {
     /// number and not an `Option`: the compiler would compute with the one that is not there, which
     /// the verifier refuses.
     fn guarded(&self, generation: u32, source: &Addr) -> u32;
-    /// Slot of the port that an address belongs to in a segment, or [`vnet_common::NO_SLOT`].
-    fn ip_owner(&self, generation: u32, segment: u16, addr: &Addr) -> u16;
+    /// Slot of the port that has this address in a segment by configuration; [`NO_SLOT`] for none.
+    fn port_ip(&self, generation: u32, segment: u16, addr: &Addr) -> u16;
+    /// Who was leased this address in a segment, leases that are over included.
+    fn learned_ip(&self, segment: u16, addr: &Addr) -> Option<LearnedIp>;
+    /// Slot of the port that owns an address in a segment, configured or leased; [`NO_SLOT`] for none.
+    /// The host's own addresses are owned by the ports that it is behind.
+    #[inline(always)]
+    fn ip_owner(&self, generation: u32, segment: u16, addr: &Addr) -> u16 {
+        let owner = self.port_ip(generation, segment, addr);
+        if owner != NO_SLOT || !self.learns(generation) {
+            return owner;
+        }
+        let Some(learned) = self.learned_ip(segment, addr) else {
+            return NO_SLOT;
+        };
+        match self.port(generation, learned.slot) {
+            Some(port)
+                if port.ifindex == learned.ifindex
+                    && port.flags & PORT_LEARN_IPS != 0
+                    && learned.expires_s > self.now_s() =>
+            {
+                learned.slot
+            }
+            _ => NO_SLOT,
+        }
+    }
+    /// Whether there are ports whose addresses are those that they are leased.
+    #[inline(always)]
+    fn learns(&self, generation: u32) -> bool {
+        self.switch().is_some_and(|conf| {
+            // A choice and no index, which the verifier would have to see bounded.
+            let flags = if generation & 1 == 0 {
+                conf.flags[0]
+            } else {
+                conf.flags[1]
+            };
+            flags & SWITCH_LEARNS != 0
+        })
+    }
     /// The FDB's entry, stale ones included.
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry>;
     /// The device's MTU in bytes, as it is now; `None` when the device is gone.

@@ -30,8 +30,8 @@ use crate::config::names::{
     self, parse_gateway, parse_iface, parse_mtu, parse_network, parse_switch, parse_vlan,
 };
 use crate::config::{
-    Assignment, DhcpRange, FailMode, MAX_MACS_LIMIT, MacAddr, Mode, SettingKey, StormLimit,
-    StormOverrides, TrunkEntry,
+    Assignment, DhcpRange, FailMode, Guard, MAX_MACS_LIMIT, MacAddr, Mode, PortIp, SettingKey,
+    StormLimit, StormOverrides, TrunkEntry,
 };
 
 /// Where the switches' documents are.
@@ -374,12 +374,24 @@ pub struct PortOptions {
     /// The trunk's network that goes untagged; without it untagged frames are dropped
     #[arg(long, value_name = "NAME", value_parser = parse_native)]
     pub native: Option<OrNone<String>>,
-    /// A MAC address that may send; without any, every address may; none empties the list
-    #[arg(long, value_name = "MAC", value_parser = parse_mac_or_none)]
-    pub mac: Vec<OrNone<MacAddr>>,
+    /// A MAC address that may send, auto to have one made and printed; without any, every address
+    /// may; none empties the list
+    #[arg(long, value_name = "MAC|auto", value_parser = parse_mac_or_none)]
+    pub mac: Vec<OrNone<MacChoice>>,
+    /// An IP address that may send, learn for those that DHCP leases it; without any, every address
+    /// may; none empties the list
+    #[arg(long, value_name = "IP|learn", value_parser = parse_or_none::<PortIp>)]
+    pub ip: Vec<OrNone<PortIp>>,
     /// Most addresses learned here, 0 is no limit; default is the setting max_macs
     #[arg(long, value_name = "N", value_parser = parse_max_macs)]
     pub max_macs: Option<MaxMacs>,
+    /// What else is checked of what it sends
+    #[arg(long, value_enum, value_name = "GUARD")]
+    pub guard: Option<Guard>,
+    /// Keep it apart from other VMs' ports: it reaches uplinks, gateways and the host alone
+    #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true,
+          default_missing_value = "on", value_parser = parse_switch_word)]
+    pub isolated: Option<bool>,
     /// A limit of flooded frames a second: KIND is broadcast, multicast or unknown-unicast; none
     /// empties the list, so that the settings storm.* apply
     #[arg(long, value_name = "KIND=PPS|off", value_parser = parse_or_none::<StormEntry>)]
@@ -542,6 +554,15 @@ pub struct MaxMacs(
     pub Option<u32>,
 );
 
+/// What one `--mac` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MacChoice {
+    /// This address.
+    Is(MacAddr),
+    /// `auto`.
+    Auto,
+}
+
 /// One `--storm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StormEntry {
@@ -592,8 +613,19 @@ fn parse_native(text: &str) -> Result<OrNone<String>, String> {
     or_none(text, parse_network)
 }
 
-fn parse_mac_or_none(text: &str) -> Result<OrNone<MacAddr>, String> {
-    or_none(text, MacAddr::parse_station)
+fn parse_mac_or_none(text: &str) -> Result<OrNone<MacChoice>, String> {
+    or_none(text, |text| match text {
+        "auto" => Ok(MacChoice::Auto),
+        _ => MacAddr::parse_station(text).map(MacChoice::Is),
+    })
+}
+
+fn parse_switch_word(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{text:?} is neither on nor off")),
+    }
 }
 
 fn parse_max_macs(text: &str) -> Result<MaxMacs, String> {
@@ -607,11 +639,11 @@ fn parse_max_macs(text: &str) -> Result<MaxMacs, String> {
 }
 
 impl PortOptions {
-    /// The options as a change of a port.
+    /// The options as a change of a port, and whether one of its addresses is to be made.
     ///
     /// # Errors
-    /// `none` beside elements of the same list; a storm limit that is given twice.
-    pub fn check(self) -> Result<PortChange, String> {
+    /// `none` beside elements of the same list; a storm limit or `auto` that is given twice.
+    pub fn check(self) -> Result<(PortChange, bool), String> {
         let storm = match list("--storm", self.storm)? {
             None => None,
             Some(entries) => {
@@ -624,7 +656,20 @@ impl PortOptions {
                 Some(storm)
             }
         };
-        Ok(PortChange {
+        let macs = list("--mac", self.mac)?;
+        let autos = macs.iter().flatten().filter(|mac| **mac == MacChoice::Auto);
+        let autos = autos.count();
+        if autos > 1 {
+            return Err("--mac auto is given twice, and a port has one such address".into());
+        }
+        let macs = macs.map(|macs| {
+            let listed = macs.into_iter().filter_map(|mac| match mac {
+                MacChoice::Is(mac) => Some(mac),
+                MacChoice::Auto => None,
+            });
+            listed.collect()
+        });
+        let change = PortChange {
             uplink: self.uplink,
             access: self.network,
             trunk: list("--trunk", self.trunk)?,
@@ -632,10 +677,14 @@ impl PortOptions {
                 OrNone::One(network) => Some(network),
                 OrNone::None => None,
             }),
-            macs: list("--mac", self.mac)?,
+            macs,
             max_macs: self.max_macs.map(|MaxMacs(limit)| limit),
+            ips: list("--ip", self.ip)?,
+            guard: self.guard,
+            isolated: self.isolated,
             storm,
-        })
+        };
+        Ok((change, autos > 0))
     }
 }
 

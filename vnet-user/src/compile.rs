@@ -1,6 +1,7 @@
 //! From a configuration to the tables of the datapath: pure, so that equal configurations on equal
 //! interfaces give equal tables.
 
+mod guard;
 mod nat;
 mod policy;
 #[cfg(test)]
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use nat::{addresses, is_private};
 
 use vnet_common::{
-    DEFAULT_SEGMENT, FIRST_INNER_SEGMENT, FlowTimeouts, Mac, Member, NO_SEGMENT, NO_SLOT,
+    Addr, DEFAULT_SEGMENT, FIRST_INNER_SEGMENT, FlowTimeouts, Mac, Member, NO_SEGMENT, NO_SLOT,
     NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortConf, PortGroups, PortKind,
     SEGMENTS, SegmentConf,
     fdb::{FDB_LOCAL, FDB_STATIC},
@@ -122,6 +123,8 @@ pub struct Image {
     pub mac_deny: BTreeSet<Mac>,
     /// Allowed sources by slot.
     pub mac_allow: BTreeSet<(u16, Mac)>,
+    /// Slots by the IP addresses that ports and the host have in a segment.
+    pub port_ips: BTreeMap<(Addr, u16), u16>,
     /// Entries of the FDB that are configured: slot and flags by address and segment.
     pub fdb: BTreeMap<(Mac, u16), (u16, u16)>,
     /// Translation rules by id.
@@ -223,6 +226,7 @@ pub fn compile(config: &Config, facts: &Facts) -> Result<Image, Error> {
                 .insert((entry.mac.octets(), *segment), (*slot, FDB_STATIC));
         }
     }
+    guard::add(&mut image, config, facts, &segments, &slots, &present);
     nat::add(&mut image, config, facts, &segments, &slots, &present);
     let of_vms = present
         .iter()
@@ -398,6 +402,9 @@ fn add_port(
     }
     if facts.tcp_at_tc {
         flags |= PORT_TCP_AT_TC;
+    }
+    if role == Role::Vm {
+        flags |= guard::flags(port);
     }
     let native_segment = carried
         .native()

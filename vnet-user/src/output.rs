@@ -8,6 +8,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 use crate::cli::{Format, Global};
+use crate::config::MacAddr;
 use crate::error::{Doing as _, Error};
 
 /// The version of the JSON that listings print.
@@ -90,6 +91,15 @@ impl Output {
             Format::Table => print(&format!("{id}\n")),
             Format::Json => print(&format!("{{\"schema\":{SCHEMA},\"id\":{id}}}\n")),
             Format::Jsonl => print(&format!("{{\"id\":{id}}}\n")),
+        }
+    }
+
+    /// Prints the MAC address that was made.
+    pub fn mac(&self, mac: MacAddr) -> Result<(), Error> {
+        match self.format {
+            Format::Table => print(&format!("{mac}\n")),
+            Format::Json => print(&format!("{{\"schema\":{SCHEMA},\"mac\":\"{mac}\"}}\n")),
+            Format::Jsonl => print(&format!("{{\"mac\":\"{mac}\"}}\n")),
         }
     }
 

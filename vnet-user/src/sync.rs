@@ -12,7 +12,7 @@ use vnet_common::{
 
 use crate::attach;
 use crate::compile::Image;
-use crate::config::{Config, FailMode, Mode, Port};
+use crate::config::{Config, FailMode, Guard, Mode, Port};
 use crate::datapath::{control::Control, counters, fdb, publish};
 use crate::error::Error;
 use crate::gateway;
@@ -138,7 +138,11 @@ pub fn is_closed(config: &Config) -> bool {
 
 /// Whether a port is kept from something that the plain bridge would forward.
 fn promises(port: &Port) -> bool {
-    !port.macs.is_empty() || !port.groups.is_empty()
+    !port.macs.is_empty()
+        || !port.groups.is_empty()
+        || !port.ips.is_empty()
+        || port.guard == Guard::Strict
+        || port.isolated
 }
 
 /// A sync under way.

@@ -1,8 +1,9 @@
 //! What the pipeline looks at.
 
 use vnet_common::{
-    Addr, FdbEntry, FdbKey, Mac, MacDenyKey, Member, NatMatchKey, PortConf, PortKind, PortMacKey,
-    PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, SwitchConf, nat::NatMatch,
+    Addr, FdbEntry, FdbKey, LearnedIp, LearnedIpKey, Mac, MacDenyKey, Member, NO_SLOT, NatMatchKey,
+    PortConf, PortIpKey, PortKind, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf,
+    SwitchConf, nat::NatMatch,
 };
 use vnet_ebpf::{
     fdb::{self, Home},
@@ -91,8 +92,22 @@ impl Tables for Machine {
         self.nat_match(&key).unwrap_or(UNGUARDED)
     }
 
-    fn ip_owner(&self, _generation: u32, _segment: u16, _addr: &Addr) -> u16 {
-        vnet_common::NO_SLOT
+    fn port_ip(&self, generation: u32, segment: u16, addr: &Addr) -> u16 {
+        let key = PortIpKey {
+            addr: *addr,
+            segment,
+            generation: generation as u16,
+        };
+        self.port_ips.get(&key).copied().unwrap_or(NO_SLOT)
+    }
+
+    fn learned_ip(&self, segment: u16, addr: &Addr) -> Option<LearnedIp> {
+        let key = LearnedIpKey {
+            addr: *addr,
+            segment,
+            reserved: 0,
+        };
+        self.learned_ips.borrow().get(&key).copied()
     }
 
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry> {

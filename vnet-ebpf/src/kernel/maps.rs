@@ -9,9 +9,10 @@ use aya_ebpf::{
 };
 use vnet_common::{
     Binding, BindingKey, Contact, ContactKey, ControlReply, DropReport, Event, FdbBucket,
-    FlowEntry, FlowRules, FlowTags, MacDenyKey, Member, NatCounters, NatMatchKey, NatRule,
-    PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PortConf, PortGroups, PortMacKey,
-    PortReport, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, StormState, SwitchConf,
+    FlowEntry, FlowRules, FlowTags, LearnedIp, LearnedIpKey, MacDenyKey, Member, NatCounters,
+    NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PortConf,
+    PortGroups, PortIpKey, PortLeases, PortMacKey, PortReport, PortSegmentKey, PortTagKey,
+    SEGMENTS, SegmentConf, StormState, SwitchConf,
     event::{EVENT_KINDS, EventLimit},
     flow::{FlowCounters, HostPort},
     nat, policy,
@@ -77,6 +78,16 @@ pub static MEMBERS: Array<Member, 131072> = Array::new();
 pub static MAC_DENY: HashMap<MacDenyKey, u32, 131072, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static MAC_ALLOW: HashMap<PortMacKey, u32, 131072, NO_PREALLOC> = HashMap::new();
+
+/// Slots of ports and of the host by the IP addresses that they have by configuration.
+#[btf_map]
+pub static PORT_IPS: HashMap<PortIpKey, u32, 131072, NO_PREALLOC> = HashMap::new();
+/// Who was leased which IP address.
+#[btf_map]
+pub static LEARNED_IPS: HashMap<LearnedIpKey, LearnedIp, 16384, NO_PREALLOC> = HashMap::new();
+/// The addresses that ports were leased, by slot.
+#[btf_map]
+pub static PORT_LEASES: Array<PortLeases, 1024> = Array::new();
 
 #[btf_map]
 pub static FDB: Array<FdbBucket, 16384> = Array::new();

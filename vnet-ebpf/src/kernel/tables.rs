@@ -11,9 +11,9 @@ use aya_ebpf::{
     },
 };
 use vnet_common::{
-    Addr, DropReason, Event, FdbBucket, FdbEntry, FdbKey, Mac, MacDenyKey, Member, NatMatchKey,
-    PortConf, PortCounters, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf,
-    StormKind, SwitchConf,
+    Addr, DropReason, Event, FdbBucket, FdbEntry, FdbKey, LearnedIp, LearnedIpKey, Mac, MacDenyKey,
+    Member, NO_SLOT, NatMatchKey, PortConf, PortCounters, PortIpKey, PortMacKey, PortSegmentKey,
+    PortTagKey, SEGMENTS, SegmentConf, StormKind, SwitchConf,
     event::EVENT_INTERVAL_NS,
     nat::{NAT_MATCH_BITS, NatMatch},
     port::STORM_KINDS,
@@ -25,10 +25,10 @@ use vnet_ebpf::{
 };
 
 use super::maps::{
-    CLOCK, EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED, MAC_ALLOW,
-    MAC_DENY, MAX_MEMBERS, MAX_PORTS, MEMBERS, NAT_MATCH, PORT_ALIASES, PORT_COUNTERS, PORT_DROPS,
-    PORT_MACS, PORT_SEGMENTS, PORT_TAGS, PORTS, PortAliasKey, SEGMENT_CONF, STORM_STATE,
-    SWITCH_CONF,
+    CLOCK, EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED, LEARNED_IPS,
+    MAC_ALLOW, MAC_DENY, MAX_MEMBERS, MAX_PORTS, MEMBERS, NAT_MATCH, PORT_ALIASES, PORT_COUNTERS,
+    PORT_DROPS, PORT_IPS, PORT_MACS, PORT_SEGMENTS, PORT_TAGS, PORTS, PortAliasKey, SEGMENT_CONF,
+    STORM_STATE, SWITCH_CONF,
 };
 
 /// The kernel's maps, and the program's context, which some helpers want.
@@ -153,11 +153,6 @@ impl Tables for Kernel {
     }
 
     #[inline(always)]
-    fn ip_owner(&self, _generation: u32, _segment: u16, _addr: &Addr) -> u16 {
-        vnet_common::NO_SLOT
-    }
-
-    #[inline(always)]
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry> {
         let found = match fdb::find_home(self, key) {
             Home::Found(entry) => return Some(entry),
@@ -188,6 +183,32 @@ impl Tables for Kernel {
             Some(segment) => *segment,
             None => UNGUARDED,
         }
+    }
+
+    #[inline(always)]
+    fn port_ip(&self, generation: u32, segment: u16, addr: &Addr) -> u16 {
+        let key = PortIpKey {
+            addr: *addr,
+            segment,
+            generation: generation as u16,
+        };
+        // SAFETY: one aligned word is read at once.
+        match unsafe { PORT_IPS.get(key) } {
+            Some(slot) => *slot as u16,
+            None => NO_SLOT,
+        }
+    }
+
+    #[inline(always)]
+    fn learned_ip(&self, segment: u16, addr: &Addr) -> Option<LearnedIp> {
+        let key = LearnedIpKey {
+            addr: *addr,
+            segment,
+            reserved: 0,
+        };
+        // SAFETY: a value that is replaced meanwhile is one of the two, or names a port whose
+        // interface is not that of the slot.
+        unsafe { LEARNED_IPS.get(key) }.copied()
     }
 
     #[inline(always)]

@@ -5,9 +5,11 @@ use serde::Serialize;
 use super::{edit, load};
 use crate::cli::{PortAddArgs, PortCommand, PortDelArgs, PortSetArgs};
 use crate::config::edits::PortChange;
-use crate::config::{CarriedNetwork, Config, MacAddr, Port, StormLimits, edits};
+use crate::config::{
+    CarriedNetwork, Config, Guard, Invalid, MacAddr, Port, PortIp, StormLimits, edits,
+};
 use crate::error::Error;
-use crate::gateway::{SwitchPort, switch_ports};
+use crate::gateway::{SwitchPort, stable_mac, switch_ports};
 use crate::output::{Listing, Output, joined};
 use crate::runtime::{PortState, Session};
 
@@ -25,7 +27,7 @@ pub fn run(session: &mut Session, output: &Output, command: PortCommand) -> Resu
 fn add(session: &mut Session, output: &Output, args: PortAddArgs) -> Result<(), Error> {
     let name = args.iface;
     let doing = format!("adding the port {name}");
-    let options = args
+    let (options, auto_mac) = args
         .options
         .check()
         .map_err(|why| Error::usage(doing.as_str(), why))?;
@@ -34,22 +36,27 @@ fn add(session: &mut Session, output: &Output, args: PortAddArgs) -> Result<(), 
             .mend("say --trunk too, or --network for one untagged network"));
     }
     let switch = session.switch().to_owned();
+    let mut made = None;
     let edited = edit(session, output, &doing, |config| {
         if args.may_exist && (config.port(&name).is_some() || name == switch) {
             return Ok(());
+        }
+        let mut options = options;
+        if auto_mac {
+            made = Some(make_mac(config, &switch, &name, &mut options)?);
         }
         let mut port = Port::new(name.as_str());
         options.apply(&mut port)?;
         edits::add_port(config, &switch, port)
     })?;
-    warn_of_nothing_carried(output, &edited.new, &name);
-    Ok(())
+    warn_of_what_is_rarely_meant(output, &edited.new, &name);
+    print_made(output, made)
 }
 
 fn set(session: &mut Session, output: &Output, args: PortSetArgs) -> Result<(), Error> {
     let name = args.iface;
     let doing = format!("changing the port {name}");
-    let change = args
+    let (mut change, auto_mac) = args
         .options
         .check()
         .map_err(|why| Error::usage(doing.as_str(), why))?;
@@ -58,11 +65,15 @@ fn set(session: &mut Session, output: &Output, args: PortSetArgs) -> Result<(), 
             .mend("vnet-user port set --help lists the options"));
     }
     let switch = session.switch().to_owned();
+    let mut made = None;
     let edited = edit(session, output, &doing, |config| {
+        if auto_mac {
+            made = Some(make_mac(config, &switch, &name, &mut change)?);
+        }
         edits::set_port(config, &switch, &name, change)
     })?;
-    warn_of_nothing_carried(output, &edited.new, &name);
-    Ok(())
+    warn_of_what_is_rarely_meant(output, &edited.new, &name);
+    print_made(output, made)
 }
 
 fn del(session: &mut Session, output: &Output, args: &PortDelArgs) -> Result<(), Error> {
@@ -82,13 +93,53 @@ fn del(session: &mut Session, output: &Output, args: &PortDelArgs) -> Result<(),
     Ok(())
 }
 
-/// An emptied trunk is allowed, but rarely meant.
-fn warn_of_nothing_carried(output: &Output, config: &Config, name: &str) {
-    if let Some(port) = config.port(name)
-        && config.carried(port).networks.is_empty()
-    {
+/// How many addresses are tried for a port before there is said to be none.
+const MAC_TRIES: u32 = 64;
+
+/// Makes the address that `--mac auto` stands for and adds it to the port's list: the same one
+/// whenever a port of this name asks for it, as long as nobody else has it.
+fn make_mac(
+    config: &Config,
+    switch: &str,
+    name: &str,
+    change: &mut PortChange,
+) -> Result<MacAddr, Invalid> {
+    let candidates = (0..MAC_TRIES).map(|number| {
+        let purpose = match number {
+            0 => format!("{switch}/port/{name}"),
+            _ => format!("{switch}/port/{name}/{number}"),
+        };
+        MacAddr(stable_mac(&purpose))
+    });
+    let listed = change.macs.get_or_insert_default();
+    let candidates = candidates.filter(|mac| !listed.contains(mac));
+    let mac = edits::free_mac(config, name, candidates)
+        .ok_or_else(|| Invalid::new("every address that could be made for it is taken"))?;
+    listed.push(mac);
+    Ok(mac)
+}
+
+/// Prints an address that was made, for whoever sets up the VM.
+fn print_made(output: &Output, made: Option<MacAddr>) -> Result<(), Error> {
+    match made {
+        Some(mac) => output.mac(mac),
+        None => Ok(()),
+    }
+}
+
+/// What is allowed, but rarely meant: an emptied trunk, and a strict guard that knows no address.
+fn warn_of_what_is_rarely_meant(output: &Output, config: &Config, name: &str) {
+    let Some(port) = config.port(name) else {
+        return;
+    };
+    if config.carried(port).networks.is_empty() {
         output.warn(&format!(
             "the port {name} carries no network: everything from it is dropped"
+        ));
+    }
+    if port.guard == Guard::Strict && port.macs.is_empty() {
+        output.warn(&format!(
+            "the port {name} has a strict guard and no list of MAC addresses: it may send from any"
         ));
     }
 }
@@ -124,6 +175,9 @@ struct PortRow {
     groups: Vec<String>,
     /// 0 is no limit.
     max_macs: u32,
+    ips: Vec<PortIp>,
+    guard: &'static str,
+    isolated: bool,
     storm: StormLimits,
     #[serde(skip)]
     carried: String,
@@ -143,6 +197,9 @@ impl PortRow {
             macs: port.macs.clone(),
             groups: port.groups.clone(),
             max_macs: config.max_macs(port, session.switch()),
+            ips: port.ips.clone(),
+            guard: port.guard.name(),
+            isolated: port.isolated,
             storm: port.storm.over(config.settings.storm),
         }
     }
@@ -174,6 +231,12 @@ impl Listing for PortRow {
         let row = Self::COLUMNS.iter().copied().zip(self.cells());
         row.chain([
             ("MAX MACS", max_macs),
+            ("IPS", joined(&self.ips)),
+            ("GUARD", self.guard.into()),
+            (
+                "ISOLATED",
+                if self.isolated { "yes" } else { "no" }.to_owned(),
+            ),
             ("STORM BROADCAST", self.storm.broadcast.to_string()),
             ("STORM MULTICAST", self.storm.multicast.to_string()),
             (

@@ -8,13 +8,17 @@ use vnet_common::{
         NAT_ADF, NAT_APDF, NAT_MATCH_HEAD_BITS, NAT_NPTV6, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind,
         NatMatch,
     },
-    port::{PORT_GATEWAY, PORT_NATED, PORT_ROUTED},
-    switch::{SWITCH_ANSWERS, SWITCH_GUARDS, SWITCH_MID_STREAM, SWITCH_ROUTES},
+    port::{
+        PORT_GATEWAY, PORT_GUARD_IP, PORT_GUARD_MAC, PORT_GUARD_OWNERS, PORT_GUARD_STRICT,
+        PORT_GUARDS, PORT_ISOLATED, PORT_LEARN_IPS, PORT_NATED, PORT_ROUTED,
+    },
+    switch::{SWITCH_ANSWERS, SWITCH_GUARDS, SWITCH_LEARNS, SWITCH_MID_STREAM, SWITCH_ROUTES},
 };
 
 use super::*;
 use crate::config::{
-    AddrRange, Filtering, Mapping, NatAction, NatOptions, NatRule as Rule, Network, Port, PortRange,
+    AddrRange, Attachment, Filtering, Guard, MacAddr, Mapping, NatAction, NatOptions,
+    NatRule as Rule, Network, Port, PortIp, PortRange,
 };
 
 const SWITCH: &str = "vsw0";
@@ -597,4 +601,95 @@ fn no_address_is_no_address_of_the_hosts() {
     facts.interfaces.get_mut(SWITCH).unwrap().mac = mac;
     let image = compile(&config, &facts).unwrap();
     assert!(image.fdb.keys().any(|(known, _)| *known == mac));
+}
+
+/// Whose IP addresses are whose: `10.1.0.1 red: vsw0.red`.
+fn owners(image: &Image) -> Vec<String> {
+    let owners = image.port_ips.iter().map(|(&(addr, segment), slot)| {
+        let addr = std::net::Ipv6Addr::from(addr);
+        let addr = addr.to_ipv4_mapped().map_or(addr.into(), IpAddr::V4);
+        format!("{addr} {}: {}", image.networks[&segment], image.names[slot])
+    });
+    sorted(owners.collect())
+}
+
+#[test]
+fn an_address_is_its_ports_in_every_network_that_the_port_carries() {
+    let mut config = config(Vec::new());
+    let tap0 = &mut config.ports[1];
+    tap0.attachment = Attachment::Trunk {
+        networks: vec!["blue".parse().unwrap()],
+        native: Some("default".into()),
+    };
+    tap0.ips = vec![
+        PortIp::Is(ip("10.2.0.2")),
+        PortIp::Is(ip("fd00:1::2")),
+        // The host's own is the host's, whatever a document says.
+        PortIp::Is(ip("192.0.2.5")),
+    ];
+    let image = compile(&config, &facts(&config)).unwrap();
+    assert_eq!(
+        owners(&image),
+        sorted(
+            [
+                "10.1.0.1 red: vsw0.red",
+                "fd00:1::1 red: vsw0.red",
+                "10.2.0.1 blue: vsw0.blue",
+                "fe80::5 default: eth0",
+                "192.0.2.5 default: eth0",
+                "192.0.2.6 default: eth0",
+                "2001:db8::77 default: eth0",
+                "2001:db8::5 default: eth0",
+                "10.2.0.2 default: tap0",
+                "10.2.0.2 blue: tap0",
+                "192.0.2.5 blue: tap0",
+                "fd00:1::2 default: tap0",
+                "fd00:1::2 blue: tap0",
+            ]
+            .map(Into::into)
+            .into()
+        )
+    );
+    let host = slot(&image, "eth0", PortKind::UplinkHost);
+    assert_eq!(
+        image.port_ips[&(vnet_common::flow::mapped([192, 0, 2, 5]), 0)],
+        host
+    );
+}
+
+#[test]
+fn what_is_checked_of_a_port() {
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+    let flags = |change: fn(&mut Port)| {
+        let mut config = config(Vec::new());
+        change(&mut config.ports[1]);
+        let image = compile(&config, &facts(&config)).unwrap();
+        let port = image.ports[&slot(&image, "tap0", PortKind::Vm)];
+        (
+            port.flags & (PORT_GUARDS | PORT_LEARN_IPS | PORT_ISOLATED),
+            image.flags & SWITCH_LEARNS != 0,
+        )
+    };
+    let known = PORT_GUARD_MAC | PORT_GUARD_OWNERS;
+    assert_eq!(flags(|_| {}), (0, false), "nothing is known of the VM");
+    assert_eq!(flags(|port| port.macs = vec![MAC]), (known, false));
+    assert_eq!(
+        flags(|port| {
+            port.macs = vec![MAC];
+            port.guard = Guard::None;
+        }),
+        (0, false)
+    );
+    assert_eq!(
+        flags(|port| port.guard = Guard::Strict),
+        (known | PORT_GUARD_STRICT, false)
+    );
+    assert_eq!(
+        flags(|port| {
+            port.ips = vec![PortIp::Learn];
+            port.guard = Guard::None;
+            port.isolated = true;
+        }),
+        (PORT_GUARD_IP | PORT_LEARN_IPS | PORT_ISOLATED, true)
+    );
 }

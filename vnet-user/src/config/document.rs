@@ -6,8 +6,8 @@ use toml_edit::{DocumentMut, Item};
 use super::settings::SettingsSection;
 use super::storm::StormOverrides;
 use super::{
-    Attachment, Config, FailMode, Group, Invalid, MacAddr, Match, Mode, NatRule, Network, Place,
-    Port, Profile, StaticFdb, TrunkEntry,
+    Attachment, Config, FailMode, Group, Guard, Invalid, MacAddr, Match, Mode, NatRule, Network,
+    Place, Port, PortIp, Profile, StaticFdb, TrunkEntry,
 };
 
 /// The version of the document that this build reads and writes.
@@ -92,6 +92,15 @@ struct PortSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(max = super::MAX_MACS_LIMIT)))]
     max_macs: Option<u32>,
+    /// IP addresses that may send, or "learn" for those that it is leased; without any, every one may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ip: Vec<PortIp>,
+    /// What else is checked of what it sends.
+    #[serde(default, skip_serializing_if = "is_default")]
+    guard: Guard,
+    /// It is kept apart from other virtual machines.
+    #[serde(default, skip_serializing_if = "is_default")]
+    isolated: bool,
     /// Limits of flooded frames.
     #[serde(default, skip_serializing_if = "StormOverrides::is_empty")]
     storm: StormOverrides,
@@ -129,6 +138,15 @@ struct ProfileSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(max = super::MAX_MACS_LIMIT)))]
     max_macs: Option<u32>,
+    /// IP addresses that may send, or "learn" for those that they are leased; without any, every one may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ip: Vec<PortIp>,
+    /// What else is checked of what they send.
+    #[serde(default, skip_serializing_if = "is_default")]
+    guard: Guard,
+    /// They are kept apart from other virtual machines.
+    #[serde(default, skip_serializing_if = "is_default")]
+    isolated: bool,
     /// Limits of flooded frames.
     #[serde(default, skip_serializing_if = "StormOverrides::is_empty")]
     storm: StormOverrides,
@@ -314,6 +332,9 @@ impl TryFrom<ProfileSection> for Profile {
             native: section.native,
             mac: section.mac,
             max_macs: section.max_macs,
+            ip: section.ip,
+            guard: section.guard,
+            isolated: section.isolated,
             storm: section.storm,
             groups: section.groups,
         };
@@ -337,6 +358,9 @@ impl From<&Profile> for ProfileSection {
             native: options.native,
             mac: options.mac,
             max_macs: options.max_macs,
+            ip: options.ip,
+            guard: options.guard,
+            isolated: options.isolated,
             storm: options.storm,
             groups: options.groups,
         }
@@ -379,6 +403,9 @@ impl PortSection {
             attachment,
             macs: section.mac,
             max_macs: section.max_macs,
+            ips: section.ip,
+            guard: section.guard,
+            isolated: section.isolated,
             storm: section.storm,
             groups: section.groups,
         })
@@ -402,6 +429,9 @@ impl From<&Port> for PortSection {
             native,
             mac: port.macs.clone(),
             max_macs: port.max_macs,
+            ip: port.ips.clone(),
+            guard: port.guard,
+            isolated: port.isolated,
             storm: port.storm,
             groups: port.groups.clone(),
         }
@@ -453,6 +483,9 @@ name = "tap0"
 network = "blue"
 mac = ["02:00:00:00:00:01"]
 max_macs = 4
+ip = ["10.0.0.2", "fd00::2", "learn"]
+guard = "strict"
+isolated = true
 groups = ["web", "inside.1"]
 storm = { broadcast = 100, unknown_unicast = "off" }
 

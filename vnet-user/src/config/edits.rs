@@ -3,11 +3,13 @@
 
 mod policy;
 
+use std::collections::HashSet;
+
 use vnet_common::nat::NAT_RULES;
 
 use super::{
-    Attachment, Config, DEFAULT_NETWORK, Invalid, MacAddr, NatAction, NatRule, Network, Port,
-    StaticFdb, StormOverrides, TrunkEntry,
+    Attachment, Config, DEFAULT_NETWORK, Guard, Invalid, MacAddr, NatAction, NatRule, Network,
+    Port, PortIp, StaticFdb, StormOverrides, TrunkEntry,
 };
 
 pub use policy::{
@@ -122,6 +124,12 @@ pub struct PortChange {
     pub macs: Option<Vec<MacAddr>>,
     /// `--max-macs`; the inner `None` is the switch's default.
     pub max_macs: Option<Option<u32>>,
+    /// `--ip`: the whole list.
+    pub ips: Option<Vec<PortIp>>,
+    /// `--guard`.
+    pub guard: Option<Guard>,
+    /// `--isolated`.
+    pub isolated: Option<bool>,
     /// `--storm`: the whole list.
     pub storm: Option<StormOverrides>,
 }
@@ -138,6 +146,11 @@ impl PortChange {
         if let Some(max_macs) = self.max_macs {
             port.max_macs = max_macs;
         }
+        if let Some(ips) = self.ips {
+            port.ips = ips;
+        }
+        port.guard = self.guard.unwrap_or(port.guard);
+        port.isolated = self.isolated.unwrap_or(port.isolated);
         if let Some(storm) = self.storm {
             port.storm = storm;
         }
@@ -186,6 +199,25 @@ pub fn set_port(
         return Ok(());
     };
     change.apply(port)
+}
+
+/// The first of `candidates` that may be the address of the port called `name`: no other port or
+/// profile lists it, it is no other port's static address, and it is not denied.
+pub fn free_mac(
+    config: &Config,
+    name: &str,
+    candidates: impl IntoIterator<Item = MacAddr>,
+) -> Option<MacAddr> {
+    let ports = config.ports.iter().filter(|port| port.name != name);
+    let profiles = config.profiles.iter().map(|profile| &profile.options);
+    let listed = ports.chain(profiles).flat_map(|port| &port.macs);
+    let others = config.static_fdb.iter().filter(|entry| entry.port != name);
+    let taken: HashSet<MacAddr> = listed
+        .chain(others.map(|entry| &entry.mac))
+        .chain(&config.mac_deny)
+        .copied()
+        .collect();
+    candidates.into_iter().find(|mac| !taken.contains(mac))
 }
 
 /// Deletes a port that no static address and no translation rule names.
@@ -366,7 +398,7 @@ impl Attachment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::NatOptions;
+    use crate::config::{Match, NatOptions, Profile};
 
     const SWITCH: &str = "vsw0";
 
@@ -432,6 +464,37 @@ mod tests {
         add_network(&mut config, network("green", Some(40))).unwrap();
         delete_network(&mut config, "green").unwrap();
         assert_eq!(config, before);
+    }
+
+    #[test]
+    fn an_address_that_is_made_is_nobody_elses() {
+        let mut config = config();
+        let mac = |last| MacAddr([2, 0, 0, 0, 0, last]);
+        let port = |config: &mut Config, name: &str, macs| {
+            let change = PortChange {
+                macs: Some(macs),
+                ..PortChange::default()
+            };
+            set_port(config, SWITCH, name, change).unwrap();
+        };
+        add_fdb(&mut config, SWITCH, entry("red", "tap1")).unwrap();
+        port(&mut config, "tap0", vec![mac(2)]);
+        port(&mut config, "tap1", vec![mac(3)]);
+        deny_mac(&mut config, mac(4));
+        config.profiles.push(Profile {
+            name: "web".into(),
+            matches: Match::default(),
+            options: Port {
+                macs: vec![mac(5)],
+                ..Port::new("web")
+            },
+        });
+        let made = |config, name| free_mac(config, name, (1..8).map(mac));
+        assert_eq!(made(&config, "tap2"), Some(mac(6)));
+        // Its own are no other's: the port gets the same one again.
+        assert_eq!(made(&config, "tap0"), Some(mac(2)));
+        assert_eq!(made(&config, "tap1"), Some(mac(1)));
+        assert_eq!(free_mac(&config, "tap2", [mac(4)]), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! stays written down.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, RawString, Table, TableLike, Value};
@@ -259,12 +260,14 @@ fn same_value(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// A MAC address or a prefix as we spell it, any other text as it is.
+/// A MAC or IP address or a prefix as we spell it, any other text as it is.
 fn canonical_text(text: &str) -> String {
     if let Ok(mac) = text.parse::<MacAddr>() {
         mac.to_string()
     } else if let Ok(prefix) = text.parse::<IpNet>() {
         prefix.to_string()
+    } else if let Ok(addr) = text.parse::<IpAddr>() {
+        addr.to_string()
     } else {
         text.to_owned()
     }

@@ -9,6 +9,7 @@ pub mod dhcp;
 pub mod diff;
 mod document;
 pub mod edits;
+mod guard;
 mod invalid;
 mod mac_addr;
 mod merge;
@@ -40,6 +41,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use carried::{Carried, CarriedNetwork};
 pub use checkpoints::{Checkpoint, Checkpoints, KEPT};
 pub use dhcp::DhcpRange;
+pub use guard::{Guard, PortIp};
 pub use invalid::{Invalid, Place};
 pub use mac_addr::MacAddr;
 pub use names::DEFAULT_NETWORK;
@@ -164,6 +166,12 @@ pub struct Port {
     /// Most addresses learned here, 0 is no limit; `None`: the switch's default for VM ports, no
     /// limit for others.
     pub max_macs: Option<u32>,
+    /// IP addresses that may send; empty: any.
+    pub ips: Vec<PortIp>,
+    /// What else is checked of what it sends.
+    pub guard: Guard,
+    /// Whether it is kept apart from other VMs' ports.
+    pub isolated: bool,
     /// What it says about its storm limits.
     pub storm: StormOverrides,
     /// Security groups that it is bound to; empty: it is not filtered.
@@ -179,6 +187,9 @@ impl Port {
             attachment: Attachment::Default,
             macs: Vec::new(),
             max_macs: None,
+            ips: Vec::new(),
+            guard: Guard::default(),
+            isolated: false,
             storm: StormOverrides::default(),
             groups: Vec::new(),
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::document::Document;
-use super::{MacAddr, MssClamp, Pattern, StormLimit, TrunkEntry};
+use super::{MacAddr, MssClamp, Pattern, PortIp, StormLimit, TrunkEntry};
 
 /// The schema of a type whose values are not what Rust's are.
 macro_rules! spelled {
@@ -28,6 +28,14 @@ spelled!(MacAddr, "MacAddr", {
     "type": "string",
     "description": "A MAC address: six hexadecimal bytes with colons or dashes between them.",
     "pattern": "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$",
+});
+spelled!(PortIp, "PortIp", {
+    "description": "An IP address, or \"learn\" for those that the port is leased by DHCP.",
+    "anyOf": [
+        { "type": "string", "format": "ipv4" },
+        { "type": "string", "format": "ipv6" },
+        { "const": "learn" },
+    ],
 });
 spelled!(TrunkEntry, "TrunkEntry", {
     "type": "string",

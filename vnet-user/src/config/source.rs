@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn the_place_is_marked() {
         insta::assert_snapshot!(refusal("schema = 1\n[[port]]\nname = 'a'\nnetwrok = 'b'\n"), @"
-        error: reading a.toml: unknown key `netwrok`, expected one of `name`, `uplink`, `network`, `trunk`, `native`, `mac`, `max_macs`, `storm`, `groups`
+        error: reading a.toml: unknown key `netwrok`, expected one of `name`, `uplink`, `network`, `trunk`, `native`, `mac`, `max_macs`, `ip`, `guard`, `isolated`, `storm`, `groups`
          --> a.toml:4:1
           |
         4 | netwrok = 'b'

@@ -1,5 +1,6 @@
 //! Whether a configuration makes sense as a whole. Checked on every load and after every edit.
 
+mod guard;
 mod nat;
 mod policy;
 
@@ -8,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 use vnet_common::{FIRST_INNER_SEGMENT, SEGMENTS};
 
 use super::{
-    Attachment, Config, DEFAULT_NETWORK, Invalid, MacAddr, Match, Port, SETTING_KEYS, StaticFdb,
-    TrunkEntry, names, settings::MAX_PORTS_LIMIT,
+    Attachment, Config, DEFAULT_NETWORK, Invalid, MacAddr, Match, Port, PortIp, SETTING_KEYS,
+    StaticFdb, TrunkEntry, names, settings::MAX_PORTS_LIMIT,
 };
 
 /// Most addresses that a port may be limited to.
@@ -29,6 +30,7 @@ impl Config {
         self.validate_groups()?;
         self.validate_ports(switch)?;
         self.validate_profiles()?;
+        self.validate_guards(switch)?;
         self.validate_static_fdb(switch)?;
         self.validate_nat(switch)?;
         check_stations("the deny list", &self.mac_deny)
@@ -191,6 +193,7 @@ impl Config {
             let why = format!("max_macs is at most {MAX_MACS_LIMIT}");
             return Err(place("max_macs")(Invalid::new(why)));
         }
+        check_ips(&port.ips).map_err(place("ip"))?;
         for (kind, limit) in port.storm.iter() {
             if let Some(limit) = limit {
                 let why = limit
@@ -305,6 +308,22 @@ impl Config {
     }
 }
 
+/// Refuses addresses that no host has, and those that are listed twice.
+fn check_ips(ips: &[PortIp]) -> Result<(), Invalid> {
+    let mut seen = HashSet::new();
+    for ip in ips {
+        if let PortIp::Is(addr) = ip {
+            names::check_host(*addr).map_err(Invalid::new)?;
+        }
+        if !seen.insert(ip) {
+            return Err(Invalid::new(format!(
+                "its list of IP addresses has {ip} twice"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses addresses that no station has, and those that are listed twice.
 fn check_stations(list: &str, macs: &[MacAddr]) -> Result<(), Invalid> {
     let mut seen = HashSet::new();
@@ -401,6 +420,36 @@ mod tests {
             (
                 "[[port]]\nname = 'a'\nmac = ['02:00:00:00:00:0a', '02:00:00:00:00:0A']",
                 "has 02:00:00:00:00:0a twice",
+            ),
+            (
+                "[[port]]\nname = 'a'\nip = ['10.0.0.2', '10.0.0.2']",
+                "has 10.0.0.2 twice",
+            ),
+            (
+                "[[port]]\nname = 'a'\nip = ['learn', 'learn']",
+                "has learn twice",
+            ),
+            (
+                "[[port]]\nname = 'a'\nuplink = true\nip = ['learn']",
+                "it is an uplink, and `ip` is for the ports of VMs",
+            ),
+            (
+                "[[port]]\nname = 'vsw0'\nguard = 'strict'",
+                "it is the switch device, and `guard` is",
+            ),
+            (
+                "[[profile]]\nname = 'a'\nmatch = { name = 'x*' }\nuplink = true\nisolated = true",
+                "it is an uplink, and `isolated` is",
+            ),
+            (
+                "[[port]]\nname = 'a'\nip = ['10.0.0.2']\n\
+                 [[port]]\nname = 'b'\ntrunk = ['blue']\nnative = 'default'\nip = ['10.0.0.2']",
+                "10.0.0.2 is the address of the port a in the network default",
+            ),
+            (
+                "[[network]]\nname = 'x'\ngateway = ['fd00::1/64']\n\
+                 [[port]]\nname = 'a'\nnetwork = 'x'\nip = ['fd00::1']",
+                "fd00::1 is the address of the gateway of x in the network x",
             ),
             (
                 "[[port]]\nname = 'a'\nmax_macs = 1000001",

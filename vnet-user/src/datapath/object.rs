@@ -14,6 +14,7 @@ use vnet_common::{
     SEGMENTS,
     fdb::buckets_for,
     flow::{FLOW_BUCKET, flow_buckets_for},
+    guard::LEARNED_IPS,
 };
 
 use super::{
@@ -74,7 +75,7 @@ impl Sizes {
     }
 
     /// Maps whose size depends on the configuration, and their entries.
-    fn maps(&self) -> [(&'static str, u32); 19] {
+    fn maps(&self) -> [(&'static str, u32); 22] {
         [
             ("PORTS", 2 * self.max_ports),
             ("PORT_ALIASES", 2 * self.max_ports),
@@ -88,6 +89,10 @@ impl Sizes {
             ("PORT_DROPS", self.max_ports),
             ("STORM_STATE", self.max_ports),
             ("MAC_ALLOW", 4 * self.max_members()),
+            ("PORT_IPS", 4 * self.max_members()),
+            // Twice what the ports' leases are, which two CPUs that write at once may exceed.
+            ("LEARNED_IPS", 2 * LEARNED_IPS as u32 * self.max_ports),
+            ("PORT_LEASES", self.max_ports),
             ("FLOWS", self.flow_buckets() * FLOW_BUCKET as u32),
             ("FLOW_TAGS", self.flow_buckets()),
             // A connection has at most an internal and an external end of its own, and mostly shares

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::{Pod, maps::lpm_trie::Key};
 use vnet_common::{
     MacDenyKey, Member, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortConf,
-    PortGroups, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf,
+    PortGroups, PortIpKey, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf,
     nat::NAT_RULES,
     policy::{POLICY_NODES, POLICY_RANGES},
 };
@@ -173,6 +173,18 @@ fn each(tables: &mut impl Visitor, sizes: &Sizes, image: &Image, generation: u32
             (key, 1)
         }),
         |key| key.generation == generation,
+    )?;
+    tables.hash(
+        "port_ips",
+        image.port_ips.iter().map(|(&(addr, segment), &slot)| {
+            let key = PortIpKey {
+                addr,
+                segment,
+                generation: generation as u16,
+            };
+            (key, u32::from(slot))
+        }),
+        |key| u32::from(key.generation) == generation,
     )?;
     tables.trie(
         "nat_match",

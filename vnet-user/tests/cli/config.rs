@@ -88,7 +88,7 @@ fn check_says_what_is_wrong_and_where() {
     assert_eq!(switch.piped("config check -", LAB).0, Some(0));
     let bad = switch.file("bad.toml", LAB.replace("network =", "netwrok ="));
     insta::assert_snapshot!(switch.refused(&format!("config check {bad}")), @"
-    1: error: reading [DIR]/bad.toml: unknown key `netwrok`, expected one of `name`, `uplink`, `network`, `trunk`, `native`, `mac`, `max_macs`, `storm`, `groups`
+    1: error: reading [DIR]/bad.toml: unknown key `netwrok`, expected one of `name`, `uplink`, `network`, `trunk`, `native`, `mac`, `max_macs`, `ip`, `guard`, `isolated`, `storm`, `groups`
       --> [DIR]/bad.toml:10:1
        |
     10 | netwrok = 'blue' # a VM

@@ -136,10 +136,16 @@ fn options_of_port() {
                                   port only; none empties the list
           --native <NAME>         The trunk's network that goes untagged; without it untagged frames are
                                   dropped
-          --mac <MAC>             A MAC address that may send; without any, every address may; none
-                                  empties the list
+          --mac <MAC|auto>        A MAC address that may send, auto to have one made and printed;
+                                  without any, every address may; none empties the list
+          --ip <IP|learn>         An IP address that may send, learn for those that DHCP leases it;
+                                  without any, every address may; none empties the list
           --max-macs <N>          Most addresses learned here, 0 is no limit; default is the setting
                                   max_macs
+          --guard <GUARD>         What else is checked of what it sends [possible values: default,
+                                  strict, none]
+          --isolated[=<on|off>]   Keep it apart from other VMs' ports: it reaches uplinks, gateways and
+                                  the host alone
           --storm <KIND=PPS|off>  A limit of flooded frames a second: KIND is broadcast, multicast or
                                   unknown-unicast; none empties the list, so that the settings storm.*
                                   apply
@@ -162,10 +168,16 @@ fn options_of_port() {
                                   port only; none empties the list
           --native <NAME>         The trunk's network that goes untagged; without it untagged frames are
                                   dropped
-          --mac <MAC>             A MAC address that may send; without any, every address may; none
-                                  empties the list
+          --mac <MAC|auto>        A MAC address that may send, auto to have one made and printed;
+                                  without any, every address may; none empties the list
+          --ip <IP|learn>         An IP address that may send, learn for those that DHCP leases it;
+                                  without any, every address may; none empties the list
           --max-macs <N>          Most addresses learned here, 0 is no limit; default is the setting
                                   max_macs
+          --guard <GUARD>         What else is checked of what it sends [possible values: default,
+                                  strict, none]
+          --isolated[=<on|off>]   Keep it apart from other VMs' ports: it reaches uplinks, gateways and
+                                  the host alone
           --storm <KIND=PPS|off>  A limit of flooded frames a second: KIND is broadcast, multicast or
                                   unknown-unicast; none empties the list, so that the settings storm.*
                                   apply

@@ -271,6 +271,9 @@ fn ports_show_what_they_are_bound_to() {
     MACS                   -
     GROUPS                 web,guests
     MAX MACS               1024
+    IPS                    -
+    GUARD                  default
+    ISOLATED               no
     STORM BROADCAST        1000
     STORM MULTICAST        10000
     STORM UNKNOWN UNICAST  2000

@@ -59,10 +59,10 @@ fn listings() {
     tap1   vm        down   trunk   default,blue=10,red=30  -                                    -
     ");
     insta::assert_snapshot!(switch.ok("port list -o jsonl"), @r#"
-    {"name":"vsw0","kind":"internal","state":"down","mode":"access","networks":[{"network":"default","vid":null}],"macs":[],"groups":[],"max_macs":0,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"eth0","kind":"uplink","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10}],"macs":[],"groups":[],"max_macs":0,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"vnet3","kind":"vm","state":"down","mode":"access","networks":[{"network":"blue","vid":null}],"macs":["02:00:00:00:00:01","02:00:00:00:00:02"],"groups":[],"max_macs":2,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"tap1","kind":"vm","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10},{"network":"red","vid":30}],"macs":[],"groups":[],"max_macs":1024,"storm":{"broadcast":100,"multicast":10000,"unknown_unicast":"off"}}
+    {"name":"vsw0","kind":"internal","state":"down","mode":"access","networks":[{"network":"default","vid":null}],"macs":[],"groups":[],"max_macs":0,"ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
+    {"name":"eth0","kind":"uplink","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10}],"macs":[],"groups":[],"max_macs":0,"ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
+    {"name":"vnet3","kind":"vm","state":"down","mode":"access","networks":[{"network":"blue","vid":null}],"macs":["02:00:00:00:00:01","02:00:00:00:00:02"],"groups":[],"max_macs":2,"ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
+    {"name":"tap1","kind":"vm","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10},{"network":"red","vid":30}],"macs":[],"groups":[],"max_macs":1024,"ips":[],"guard":"default","isolated":false,"storm":{"broadcast":100,"multicast":10000,"unknown_unicast":"off"}}
     "#);
     insta::assert_snapshot!(switch.ok("port show tap1"), @"
     NAME                   tap1
@@ -73,6 +73,9 @@ fn listings() {
     MACS                   -
     GROUPS                 -
     MAX MACS               1024
+    IPS                    -
+    GUARD                  default
+    ISOLATED               no
     STORM BROADCAST        100
     STORM MULTICAST        10000
     STORM UNKNOWN UNICAST  off
@@ -98,6 +101,9 @@ fn listings() {
           ],
           "groups": [],
           "max_macs": 2,
+          "ips": [],
+          "guard": "default",
+          "isolated": false,
           "storm": {
             "broadcast": 1000,
             "multicast": 10000,
@@ -161,11 +167,11 @@ fn refusals_of_add() {
 
     For more information, try '--help'.
     $ port add tap2 --mac 01:00:5e:00:00:01
-    2: error: invalid value '01:00:5e:00:00:01' for '--mac <MAC>': 01:00:5e:00:00:01 is a group address (broadcast or multicast), not one station's
+    2: error: invalid value '01:00:5e:00:00:01' for '--mac <MAC|auto>': 01:00:5e:00:00:01 is a group address (broadcast or multicast), not one station's
 
     For more information, try '--help'.
     $ port add tap2 --mac 00:00:00:00:00:00
-    2: error: invalid value '00:00:00:00:00:00' for '--mac <MAC>': 00:00:00:00:00:00 is no station's address
+    2: error: invalid value '00:00:00:00:00:00' for '--mac <MAC|auto>': 00:00:00:00:00:00 is no station's address
 
     For more information, try '--help'.
     $ port add tap2 --mac none --mac 02:00:00:00:00:01
@@ -276,6 +282,9 @@ fn set_changes_what_is_named_and_replaces_lists() {
     MACS                   -
     GROUPS                 -
     MAX MACS               no limit
+    IPS                    -
+    GUARD                  default
+    ISOLATED               no
     STORM BROADCAST        1000
     STORM MULTICAST        7
     STORM UNKNOWN UNICAST  2000
@@ -290,10 +299,156 @@ fn set_changes_what_is_named_and_replaces_lists() {
     MACS                   -
     GROUPS                 -
     MAX MACS               1024
+    IPS                    -
+    GUARD                  default
+    ISOLATED               no
     STORM BROADCAST        1000
     STORM MULTICAST        10000
     STORM UNKNOWN UNICAST  2000
     ");
+}
+
+#[test]
+fn guards() {
+    let switch = ports();
+    switch.ok("port set vnet3 --ip 10.0.0.2 --ip fd00::2 --guard strict --isolated");
+    insta::assert_snapshot!(switch.ok("port show vnet3"), @"
+    NAME                   vnet3
+    KIND                   vm
+    STATE                  down
+    MODE                   access
+    NETWORKS               blue
+    MACS                   02:00:00:00:00:01,02:00:00:00:00:02
+    GROUPS                 -
+    MAX MACS               2
+    IPS                    10.0.0.2,fd00::2
+    GUARD                  strict
+    ISOLATED               yes
+    STORM BROADCAST        1000
+    STORM MULTICAST        10000
+    STORM UNKNOWN UNICAST  2000
+    ");
+    switch.ok("port set vnet3 --ip learn --guard none --isolated=off");
+    insta::assert_snapshot!(switch.ok("port show vnet3"), @"
+    NAME                   vnet3
+    KIND                   vm
+    STATE                  down
+    MODE                   access
+    NETWORKS               blue
+    MACS                   02:00:00:00:00:01,02:00:00:00:00:02
+    GROUPS                 -
+    MAX MACS               2
+    IPS                    learn
+    GUARD                  none
+    ISOLATED               no
+    STORM BROADCAST        1000
+    STORM MULTICAST        10000
+    STORM UNKNOWN UNICAST  2000
+    ");
+    switch.ok("port set vnet3 --ip none --guard default");
+    insta::assert_snapshot!(switch.ok("port show vnet3"), @"
+    NAME                   vnet3
+    KIND                   vm
+    STATE                  down
+    MODE                   access
+    NETWORKS               blue
+    MACS                   02:00:00:00:00:01,02:00:00:00:00:02
+    GROUPS                 -
+    MAX MACS               2
+    IPS                    -
+    GUARD                  default
+    ISOLATED               no
+    STORM BROADCAST        1000
+    STORM MULTICAST        10000
+    STORM UNKNOWN UNICAST  2000
+    ");
+}
+
+#[test]
+fn refusals_of_guards() {
+    insta::assert_snapshot!(
+        ports().each_refused(&[
+            "port add tap2 --ip 10.0.0.2/24",
+            "port add tap2 --ip ff02::1",
+            "port add tap2 --ip none --ip learn",
+            "port add tap2 --ip learn --ip learn",
+            "port add tap2 --guard all",
+            "port add tap2 --isolated off",
+            "port add tap2 --isolated=maybe",
+            "port add tap2 --mac auto --mac auto",
+            "port add tap2 --mac auto --mac none",
+            "port set eth0 --ip learn",
+            "port set vsw0 --isolated",
+        ]),
+        @r#"
+    $ port add tap2 --ip 10.0.0.2/24
+    2: error: invalid value '10.0.0.2/24' for '--ip <IP|learn>': "10.0.0.2/24" is not an IP address such as 10.0.0.2, nor learn
+
+    For more information, try '--help'.
+    $ port add tap2 --ip ff02::1
+    2: error: invalid value 'ff02::1' for '--ip <IP|learn>': ff02::1 is a multicast address
+
+    For more information, try '--help'.
+    $ port add tap2 --ip none --ip learn
+    2: error: adding the port tap2: --ip none empties the list and stands alone
+    $ port add tap2 --ip learn --ip learn
+    1: error: adding the port tap2: its list of IP addresses has learn twice
+    $ port add tap2 --guard all
+    2: error: invalid value 'all' for '--guard <GUARD>'
+      [possible values: default, strict, none]
+
+    For more information, try '--help'.
+    $ port add tap2 --isolated off
+    2: error: unexpected argument 'off' found
+
+    Usage: vnet-user port add [OPTIONS] <IFACE>
+
+    For more information, try '--help'.
+    $ port add tap2 --isolated=maybe
+    2: error: invalid value 'maybe' for '--isolated[=<on|off>]': "maybe" is neither on nor off
+
+    For more information, try '--help'.
+    $ port add tap2 --mac auto --mac auto
+    2: error: adding the port tap2: --mac auto is given twice, and a port has one such address
+    $ port add tap2 --mac auto --mac none
+    2: error: adding the port tap2: --mac none empties the list and stands alone
+    $ port set eth0 --ip learn
+    1: error: changing the port eth0: it is an uplink, and `ip` is for the ports of VMs
+    $ port set vsw0 --isolated
+    1: error: changing the port vsw0: it is the switch device, and `isolated` is for the ports of VMs
+    "#
+    );
+}
+
+/// The address is the port's: the same one whenever it is asked for, and nobody else's.
+#[test]
+fn an_address_is_made() {
+    let switch = Switch::new();
+    let made = switch.ok("-q port add tap0 --mac auto --guard strict");
+    let mac = made.trim();
+    let first = u8::from_str_radix(&mac[..2], 16).unwrap();
+    assert_eq!(
+        (mac.len(), first & 3),
+        (17, 2),
+        "locally administered: {mac}"
+    );
+    assert!(switch.document().contains(&format!("mac = [\"{mac}\"]")));
+    switch.ok("-q port set tap0 --mac none");
+    assert_eq!(switch.ok("-q port set tap0 --mac auto"), made);
+    switch.ok("-q port del tap0");
+    switch.ok(&format!("-q port add tap1 --mac {mac}"));
+    let other = switch.ok("-q port add tap0 --mac auto --mac 02:00:00:00:00:01");
+    assert_ne!(other, made);
+    assert!(switch.document().contains(&format!(
+        "mac = [\"02:00:00:00:00:01\", \"{}\"]",
+        other.trim()
+    )));
+    assert_eq!(
+        switch.ok("-q -j port set tap0 --mac auto"),
+        format!("{{\"schema\":1,\"mac\":\"{}\"}}\n", other.trim())
+    );
+    // Nothing is made for a port that is there.
+    assert_eq!(switch.ok("-q port add tap0 --mac auto --may-exist"), "");
 }
 
 #[test]

@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::edits::{self, PortChange};
 use crate::config::{
-    Assignment, Attachment, DhcpRange, Direction, Endpoint, Filtering, Group, GroupDefault,
+    Assignment, Attachment, DhcpRange, Direction, Endpoint, Filtering, Group, GroupDefault, Guard,
     Invalid, Mapping, Match, NatAction, NatOptions, Network, PolicyAction, PolicyRule, Port,
-    PortRange, Profile, Remote, StaticFdb, StormLimit, StormOverrides, TrunkEntry,
+    PortIp, PortRange, Profile, Remote, StaticFdb, StormLimit, StormOverrides, TrunkEntry,
 };
 
 /// A document as people write them.
@@ -628,6 +628,21 @@ fn any_storm() -> impl Strategy<Value = StormOverrides> {
     })
 }
 
+fn any_ip() -> impl Strategy<Value = PortIp> {
+    prop::sample::select(vec!["10.0.0.2", "10.0.0.3", "10.0.1.1", "fd00::2", "learn"])
+        .prop_map(|text| text.parse().unwrap())
+}
+
+/// What is checked of a port.
+fn any_guards() -> impl Strategy<Value = (Option<Vec<PortIp>>, Option<Guard>, Option<bool>)> {
+    let guards = vec![Guard::Default, Guard::Strict, Guard::None];
+    (
+        prop::option::of(prop::collection::vec(any_ip(), 0..3)),
+        prop::option::of(prop::sample::select(guards)),
+        prop::option::of(any::<bool>()),
+    )
+}
+
 fn any_change() -> impl Strategy<Value = PortChange> {
     let entry = (any_network(), prop::option::of(20_u16..23))
         .prop_map(|(network, vid)| TrunkEntry { network, vid });
@@ -639,16 +654,22 @@ fn any_change() -> impl Strategy<Value = PortChange> {
         prop::option::of(prop::collection::vec(any_mac(), 0..4)),
         prop::option::of(prop::option::of(0_u32..9)),
         prop::option::of(any_storm()),
+        any_guards(),
     )
         .prop_map(
-            |(uplink, access, trunk, native, macs, max_macs, storm)| PortChange {
-                uplink,
-                access,
-                trunk,
-                native,
-                macs,
-                max_macs,
-                storm,
+            |(uplink, access, trunk, native, macs, max_macs, storm, (ips, guard, isolated))| {
+                PortChange {
+                    uplink,
+                    access,
+                    trunk,
+                    native,
+                    macs,
+                    max_macs,
+                    ips,
+                    guard,
+                    isolated,
+                    storm,
+                }
             },
         )
 }
@@ -692,7 +713,7 @@ fn any_action() -> impl Strategy<Value = NatAction> {
         }),
         (inside(), outside(), uplink(), any_options()).prop_map(|(source, to, uplink, options)| {
             NatAction::Snat {
-                source: source.parse::<std::net::IpAddr>().unwrap().into(),
+                source: source.parse::<IpAddr>().unwrap().into(),
                 to: to.parse().unwrap(),
                 uplink,
                 options,
@@ -722,8 +743,8 @@ fn any_action() -> impl Strategy<Value = NatAction> {
             ),
         (outside(), inside(), prop::option::of(uplink())).prop_map(
             |(external, internal, uplink)| NatAction::Static {
-                external: external.parse::<std::net::IpAddr>().unwrap().into(),
-                internal: internal.parse::<std::net::IpAddr>().unwrap().into(),
+                external: external.parse::<IpAddr>().unwrap().into(),
+                internal: internal.parse::<IpAddr>().unwrap().into(),
                 uplink,
             }
         ),
