@@ -1,6 +1,7 @@
 //! Every fixture, by theme.
 
 mod bridging;
+mod guard;
 mod host;
 mod limits;
 mod mac;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<(&'static str, Fixture)> {
         ("bridging", bridging::fixtures()),
         ("vlan", vlan::fixtures()),
         ("mac", mac::fixtures()),
+        ("guard", guard::fixtures()),
         ("uplink", uplink::fixtures()),
         ("host", host::fixtures()),
         ("xdp", xdp::fixtures()),

@@ -28,10 +28,12 @@ use vnet_ebpf::{
     fdb,
     forward::{Action, Flood, forward},
     frame::{ETH_LEN, TAG_LEN},
+    guard::{self, Sight, lease},
     ip::Ip,
     meta::{Hook, Meta, Tag},
     policy::look::passes,
     settle::{settle, settle_source},
+    tables::Tables as _,
 };
 use vnet_user::datapath::{object::Sizes, publish::next_conf};
 
@@ -265,6 +267,7 @@ impl Machine {
         skb.pull(PULLED);
         let mut plan = Plan::EMPTY;
         decide(&meta, &skb, self, &mut plan);
+        self.guard(&meta, &mut plan, &mut skb);
         if meta.hook == Hook::TcIngress && plan.stack_slot != NO_SLOT {
             let action = self.route_on(&mut plan, &meta, &mut skb);
             return skb.end(action);
@@ -290,6 +293,22 @@ impl Machine {
         let action = forward(&plan, &meta, self, &mut skb)
             .unwrap_or_else(|| self.flood(&plan, &meta, &mut skb));
         skb.end(action)
+    }
+
+    /// As vnet-ebpf/src/kernel/guard.rs, and what `run` in tc.rs calls it for.
+    fn guard(&self, meta: &Meta, plan: &mut Plan, skb: &mut Skb<'_>) {
+        let mut sight = Sight::EMPTY;
+        if meta.hook == Hook::TcIngress && guard::concerns(plan) {
+            let wanted = guard::wanted(plan, skb);
+            skb.pull(wanted as usize);
+            guard::check(plan, skb, self, &mut sight);
+        } else if self.learns(plan.generation) && lease::concerns(plan) {
+            let (l3, ether_type) = (plan.frame.payload_offset(), plan.frame.ether_type);
+            if lease::is_for_client(l3, ether_type, skb) {
+                skb.pull(lease::WANTED as usize);
+                lease::learn(plan, skb, self, &mut sight);
+            }
+        }
     }
 
     fn flood(&self, plan: &Plan, meta: &Meta, skb: &mut Skb<'_>) -> Action {

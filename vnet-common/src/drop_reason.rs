@@ -85,6 +85,8 @@ drop_reasons! {
     MacSourceLocal = mac_source_local;
     /// The source MAC has a static entry at another port.
     MacSourceStatic = mac_source_static;
+    /// The source MAC is on the list of another VM's port.
+    MacConflict = mac_conflict;
     /// A VM sent to 01:80:c2:00:00:0x, which bridges never forward.
     MacReserved = mac_reserved;
     /// The destination is behind the port the frame came from.
@@ -95,10 +97,16 @@ drop_reasons! {
     VlanUnlisted = vlan_unlisted;
     /// An untagged frame on a trunk without a native network.
     VlanUntagged = vlan_untagged;
+    /// A guarded port sent more than two tags.
+    VlanTags = vlan_tags;
+    /// A port with a strict guard sent a length where an EtherType belongs: LLC or SNAP.
+    LlcFrame = llc_frame;
     /// A frame with an inner tag would have left untagged.
     DoubleTag = double_tag;
     /// Longer than the MTU of the port it would have left by.
     MtuExceeded = mtu_exceeded;
+    /// From one VM's port to another, and one of the two is isolated.
+    PortIsolated = port_isolated;
     /// From one uplink to another.
     UplinkToUplink = uplink_to_uplink;
     /// No port of the segment could take it.
@@ -111,6 +119,42 @@ drop_reasons! {
     StormUnknownUnicast = storm_unknown_unicast;
     /// Its IP header is not one: another version, or lengths that cannot be.
     IpMalformed = ip_malformed;
+    /// The source IP address is none of the port's.
+    IpSource = ip_source;
+    /// The source IP address is another port's or the host's.
+    IpConflict = ip_conflict;
+    /// A guarded port sent headers that do not lead to an end, or whose end is not in the packet.
+    IpHeaders = ip_headers;
+    /// A port with a strict guard sent an ICMP redirect.
+    IpRedirect = ip_redirect;
+    /// A guarded port sent ARP that is none of Ethernet and IPv4.
+    ArpMalformed = arp_malformed;
+    /// The sender's MAC address in ARP is not the frame's.
+    ArpSenderMac = arp_sender_mac;
+    /// The sender's IP address in ARP is none of the port's.
+    ArpSenderIp = arp_sender_ip;
+    /// The sender's IP address in ARP is another port's or the host's.
+    ArpConflict = arp_conflict;
+    /// A guarded port sent a message of neighbour discovery that cannot be read to its end.
+    NdMalformed = nd_malformed;
+    /// A guarded port sent a message of neighbour discovery in a fragment.
+    NdFragment = nd_fragment;
+    /// A port with a strict guard sent a router advertisement.
+    NdRouter = nd_router;
+    /// A port with a strict guard sent a redirect.
+    NdRedirect = nd_redirect;
+    /// The address that a neighbour advertisement speaks for is none of the port's.
+    NdTarget = nd_target;
+    /// The address that neighbour discovery claims is another port's or the host's.
+    NdConflict = nd_conflict;
+    /// The link-layer address in a message of neighbour discovery is not the frame's.
+    NdLinkLayer = nd_link_layer;
+    /// A port with a strict guard sent what only a DHCP server sends.
+    DhcpServer = dhcp_server;
+    /// A port with a strict guard sent what only a DHCPv6 server sends.
+    DhcpServer6 = dhcp_server6;
+    /// A port with a strict guard asked a DHCP server for somebody else's hardware address.
+    DhcpClientMac = dhcp_client_mac;
     /// Its time to live is used up.
     IpTtl = ip_ttl;
     /// The host has no route to its destination.

@@ -34,10 +34,14 @@ pub enum EventKind {
     PortsExhausted = 13,
     /// A rule of a security group that is to be reported has decided a connection.
     PolicyRule = 14,
+    /// A VM used an address that is somebody else's.
+    AddressConflict = 15,
+    /// A port was leased an IP address.
+    IpLearned = 16,
 }
 
 /// Number of event kinds, zero included; the size of the rate limiter's table.
-pub const EVENT_KINDS: u32 = 15;
+pub const EVENT_KINDS: u32 = 17;
 
 impl EventKind {
     /// Every kind.
@@ -56,6 +60,8 @@ impl EventKind {
         Self::FlowQuota,
         Self::PortsExhausted,
         Self::PolicyRule,
+        Self::AddressConflict,
+        Self::IpLearned,
     ];
 
     /// The word that `vnet-user events` prints.
@@ -76,6 +82,8 @@ impl EventKind {
             Self::FlowQuota => "flow_quota",
             Self::PortsExhausted => "nat_ports_exhausted",
             Self::PolicyRule => "policy_rule",
+            Self::AddressConflict => "address_conflict",
+            Self::IpLearned => "ip_learned",
         }
     }
 }
@@ -98,11 +106,11 @@ pub struct Event {
     pub old_slot: u16,
     /// The segment concerned.
     pub segment: u16,
-    /// For a storm, the [`crate::DropReason`]'s number; for a security group's rule, what it says (a
-    /// [`crate::PolicyVerdict`]'s number).
+    /// For a storm and for an address that is somebody else's, the [`crate::DropReason`]'s number; for a
+    /// security group's rule, what it says (a [`crate::PolicyVerdict`]'s number).
     pub reason: u32,
     /// The packets of the flow concerned as they came in; all zero for events that are not about
-    /// one.
+    /// one. Of an IP address that is the matter, the source alone.
     pub flow: FlowKey,
     /// The external address of a flow or block; zero where nothing was translated.
     pub nat_addr: Addr,

@@ -54,6 +54,18 @@ pub struct PortLeases {
     pub next: u32,
 }
 
+impl PortLeases {
+    /// Puts an address in the next place and gives back what was there.
+    #[inline(always)]
+    pub fn swap(&mut self, key: LearnedIpKey) -> LearnedIpKey {
+        const { assert!(LEARNED_IPS.is_power_of_two()) };
+        // Bounded where it is used: the verifier wants to see it.
+        let place = core::hint::black_box(self.next as usize) & (LEARNED_IPS - 1);
+        self.next = self.next.wrapping_add(1);
+        core::mem::replace(&mut self.leases[place], key)
+    }
+}
+
 crate::pod!(PortIpKey, LearnedIpKey, LearnedIp, PortLeases);
 const _: () = assert!(size_of::<PortIpKey>() == 20, "no padding");
 const _: () = assert!(size_of::<LearnedIpKey>() == 20, "no padding");

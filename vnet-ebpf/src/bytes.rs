@@ -85,6 +85,8 @@ pub unsafe trait Zero {}
 unsafe impl Zero for vnet_common::FlowEntry {}
 // SAFETY: as above.
 unsafe impl Zero for vnet_common::Event {}
+// SAFETY: as above.
+unsafe impl Zero for crate::guard::Sight {}
 
 /// Writes zeroes word by word: the compiler would call a function that writes byte by byte.
 #[inline(always)]

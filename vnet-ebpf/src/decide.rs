@@ -4,7 +4,10 @@ use vnet_common::{
     DropReason, FdbEntry, FdbKey, NO_SEGMENT, NO_SLOT, PortConf, PortKind, StormKind, SwitchConf,
     fdb::FDB_LOCAL,
     flow::mapped,
-    port::{PORT_ACCESS, PORT_MAC_LIST, PORT_MEMBER, PORT_ROUTED, PORT_TCP_AT_TC, PORT_XDP_TARGET},
+    port::{
+        PORT_ACCESS, PORT_GUARD_MAC, PORT_ISOLATED, PORT_LEARN_IPS, PORT_MAC_LIST, PORT_MEMBER,
+        PORT_ROUTED, PORT_TCP_AT_TC, PORT_XDP_TARGET,
+    },
     switch::SWITCH_GUARDS,
 };
 
@@ -12,7 +15,9 @@ use crate::{
     fdb::is_expired,
     forward::Exit,
     frame::{Frame, is_broadcast, is_group, is_reserved, is_zero},
-    gso, ip,
+    gso,
+    guard::lease,
+    ip,
     meta::{Hook, Meta},
     policy::is_policed,
     tables::{Tables, UNGUARDED},
@@ -62,6 +67,8 @@ pub struct Origin {
     pub kind: PortKind,
     /// It is a VM's, and in security groups.
     pub policed: bool,
+    /// `PORT_…` bits.
+    pub flags: u32,
 }
 
 impl Origin {
@@ -72,6 +79,7 @@ impl Origin {
             peer_slot: port.peer_slot,
             kind: port.kind,
             policed: is_policed(port),
+            flags: port.flags,
         }
     }
 }
@@ -181,6 +189,7 @@ impl Plan {
             peer_slot: NO_SLOT,
             kind: PortKind::Unused,
             policed: false,
+            flags: 0,
         },
         segment: NO_SEGMENT,
         generation: 0,
@@ -289,7 +298,7 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
     }
     let now_s = tables.now_s();
     let known = tables.fdb_find(FdbKey::new(frame.src, segment));
-    match check_source(port, known, now_s, conf) {
+    match check_source(port, known, now_s, conf, tables) {
         Ok(source) => plan.source = source,
         Err(reason) => return drop(reason),
     }
@@ -319,6 +328,7 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         }
         Path::Same => return drop(DropReason::MacSamePort),
         Path::HostToHost => return drop(DropReason::NoDestination),
+        Path::Isolated => return drop(DropReason::PortIsolated),
         // The host's own traffic on one uplink does not leave by another, nor is it lost.
         Path::UplinkToUplink if matches!(port.kind, PortKind::UplinkHost) => {
             return Verdict::plain(Fate::ToWire);
@@ -523,11 +533,12 @@ fn check_addresses<T: Tables + ?Sized>(
 
 /// Whether the source may be where it was seen, and whether that is news.
 #[inline(always)]
-fn check_source(
+fn check_source<T: Tables + ?Sized>(
     port: &PortConf,
     known: Option<FdbEntry>,
     now_s: u32,
     conf: &SwitchConf,
+    tables: &T,
 ) -> Result<Source, DropReason> {
     let Some(entry) = known else {
         return Ok(Source::Learn);
@@ -544,6 +555,12 @@ fn check_source(
             Err(DropReason::MacSourceLocal)
         };
     }
+    if entry.slot != port.slot
+        && matches!(port.kind, PortKind::Vm)
+        && is_listed_there(port, &entry, conf, tables)
+    {
+        return Err(DropReason::MacConflict);
+    }
     if entry.slot != port.slot || is_expired(&entry, now_s, conf.ageing_s) {
         return Ok(Source::Learn);
     }
@@ -552,6 +569,25 @@ fn check_source(
     } else {
         Source::Touch
     })
+}
+
+/// Whether an address is on the list of the guarded VM's port where it was seen last, while `port`,
+/// another VM's, has no list that it is on.
+#[inline(always)]
+fn is_listed_there<T: Tables + ?Sized>(
+    port: &PortConf,
+    entry: &FdbEntry,
+    conf: &SwitchConf,
+    tables: &T,
+) -> bool {
+    const LISTED: u32 = PORT_GUARD_MAC | PORT_MAC_LIST;
+    port.flags & PORT_MAC_LIST == 0
+        && tables
+            .port(conf.generation, entry.slot)
+            .is_some_and(|owner| {
+                owner.flags & LISTED == LISTED && matches!(owner.kind, PortKind::Vm)
+            })
+        && tables.mac_allowed(conf.generation, entry.slot, entry.mac)
 }
 
 /// Whether the host's stack is behind the port.
@@ -572,6 +608,8 @@ pub enum Path {
     UplinkToUplink,
     /// Both are the host.
     HostToHost,
+    /// Both are VMs, and one of them is isolated.
+    Isolated,
     /// There is no such port.
     Unused,
 }
@@ -594,6 +632,11 @@ pub fn pass(from: &Origin, to: &PortConf) -> Path {
         }
     } else if is_stack(from.kind) && is_stack(to.kind) {
         Path::HostToHost
+    } else if (from.flags | to.flags) & PORT_ISOLATED != 0
+        && matches!(from.kind, PortKind::Vm)
+        && matches!(to.kind, PortKind::Vm)
+    {
+        Path::Isolated
     } else {
         Path::Open
     }
@@ -678,6 +721,8 @@ pub fn fits<T: Tables + ?Sized>(
 fn xdp_may_send<W: Window + ?Sized>(frame: &Frame, window: &W, target: &PortConf) -> bool {
     target.flags & PORT_XDP_TARGET != 0
         && !(target.flags & PORT_TCP_AT_TC != 0 && gso::is_tcp(frame, window))
+        && !(target.flags & PORT_LEARN_IPS != 0
+            && lease::is_for_client(frame.payload_offset(), frame.ether_type, window))
 }
 
 /// What of a verdict XDP carries out itself: drops, and unicast out of a device.

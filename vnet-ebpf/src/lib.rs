@@ -18,6 +18,7 @@ pub mod forward;
 pub mod frame;
 pub mod gateway;
 pub mod gso;
+pub mod guard;
 pub mod ip;
 pub mod meta;
 pub mod nat;

@@ -5,6 +5,7 @@ use vnet_common::{DropReason, Event, EventKind, FdbKey, StormKind};
 use crate::{
     decide::{Fate, Plan, Source, Verdict},
     fdb::Learned,
+    guard,
     meta::Meta,
     tables::Effects,
 };
@@ -44,7 +45,13 @@ pub fn settle_verdict<T: Effects + ?Sized>(plan: &mut Plan, meta: &Meta, tables:
         }
     }
     match plan.verdict.fate {
-        Fate::Drop => tables.count_drop(plan.verdict.slot, plan.verdict.reason, packets),
+        Fate::Drop => {
+            tables.count_drop(plan.verdict.slot, plan.verdict.reason, packets);
+            // An IP address the guards report, who know it.
+            if guard::is_mac_conflict(plan.verdict.reason) {
+                guard::report_conflict(plan, &[0; 16], tables);
+            }
+        }
         Fate::ToHost => {
             tables.count_to_host(slot, packets);
             if plan.port.peer_slot != 0 {

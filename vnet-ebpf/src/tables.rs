@@ -3,8 +3,8 @@
 //! Time comes through here too, so that tests own the clock.
 
 use vnet_common::{
-    Addr, DropReason, Event, FdbEntry, FdbKey, LearnedIp, Mac, Member, NO_SLOT, PortConf,
-    SegmentConf, StormKind, SwitchConf, port::PORT_LEARN_IPS, switch::SWITCH_LEARNS,
+    Addr, DropReason, Event, FdbEntry, FdbKey, LearnedIp, LearnedIpKey, Mac, Member, NO_SLOT,
+    PortConf, SegmentConf, StormKind, SwitchConf, port::PORT_LEARN_IPS, switch::SWITCH_LEARNS,
 };
 
 use crate::fdb::Learned;
@@ -115,6 +115,13 @@ pub trait Effects: Tables {
     fn fdb_touch(&self, key: FdbKey, now_s: u32);
     /// Counts an address that was not learned: the table is full, or else the port's limit.
     fn count_not_learned(&self, slot: u16, table_full: bool);
+    /// Keeps who was leased an address, in place of what is known of it.
+    fn lease_put(&self, key: &LearnedIpKey, learned: &LearnedIp);
+    /// Forgets who was leased an address.
+    fn lease_remove(&self, key: &LearnedIpKey);
+    /// Puts an address in the next place of a port's and writes what was there to `oldest`; false
+    /// where there is no such port.
+    fn lease_swap(&self, slot: u16, key: &LearnedIpKey, oldest: &mut LearnedIpKey) -> bool;
     /// Reports an event, within the kind's rate limit.
     fn report(&self, event: &Event);
 }

@@ -1,8 +1,8 @@
 //! What the pipeline changes besides the frame.
 
 use vnet_common::{
-    DropReason, Event, FdbBucket, FdbKey, PortConf, PortCounters, StormKind, SwitchConf,
-    event::EVENT_INTERVAL_NS,
+    DropReason, Event, FdbBucket, FdbKey, LearnedIp, LearnedIpKey, PortConf, PortCounters,
+    StormKind, SwitchConf, event::EVENT_INTERVAL_NS,
 };
 use vnet_ebpf::{
     fdb::{self, Buckets, LearnLimits, Learned},
@@ -89,6 +89,23 @@ impl Effects for Machine {
                 c.fdb_port_limit += 1;
             }
         });
+    }
+
+    fn lease_put(&self, key: &LearnedIpKey, learned: &LearnedIp) {
+        self.learned_ips.borrow_mut().insert(*key, *learned);
+    }
+
+    fn lease_remove(&self, key: &LearnedIpKey) {
+        self.learned_ips.borrow_mut().remove(key);
+    }
+
+    fn lease_swap(&self, slot: u16, key: &LearnedIpKey, oldest: &mut LearnedIpKey) -> bool {
+        let mut leases = self.port_leases.borrow_mut();
+        let Some(leases) = leases.get_mut(usize::from(slot)) else {
+            return false;
+        };
+        *oldest = leases.swap(*key);
+        true
     }
 
     fn report(&self, event: &Event) {

@@ -22,6 +22,7 @@ use vnet_ebpf::{
     flow::translate::Change,
     forward::Flood,
     gateway::{Checked, Fragment, FragmentKey, Work},
+    guard::Sight,
     ip::Ip,
     meta::Meta,
 };
@@ -199,6 +200,10 @@ pub static SWEEP_WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 /// again before a frame is sent, since sending can run a program on the same CPU.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// What the guards work on: one frame a CPU.
+#[btf_map]
+pub static SIGHT: PerCpuArray<Sight, 1> = PerCpuArray::new();
 
 /// Floods under way on this CPU, by depth: sending a copy can run the program of another switch
 /// that this one is a port of.

@@ -5,6 +5,7 @@ pub mod answer;
 pub mod control;
 pub mod flow;
 pub mod gateway;
+pub mod guard;
 pub mod icmp;
 #[cfg(feature = "log")]
 pub mod log;

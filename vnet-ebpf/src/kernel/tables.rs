@@ -27,8 +27,8 @@ use vnet_ebpf::{
 use super::maps::{
     CLOCK, EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED, LEARNED_IPS,
     MAC_ALLOW, MAC_DENY, MAX_MEMBERS, MAX_PORTS, MEMBERS, NAT_MATCH, PORT_ALIASES, PORT_COUNTERS,
-    PORT_DROPS, PORT_IPS, PORT_MACS, PORT_SEGMENTS, PORT_TAGS, PORTS, PortAliasKey, SEGMENT_CONF,
-    STORM_STATE, SWITCH_CONF,
+    PORT_DROPS, PORT_IPS, PORT_LEASES, PORT_MACS, PORT_SEGMENTS, PORT_TAGS, PORTS, PortAliasKey,
+    SEGMENT_CONF, STORM_STATE, SWITCH_CONF,
 };
 
 /// The kernel's maps, and the program's context, which some helpers want.
@@ -335,6 +335,29 @@ impl Effects for Kernel {
                 c.fdb_port_limit += 1;
             }
         });
+    }
+
+    #[inline(always)]
+    fn lease_put(&self, key: &LearnedIpKey, learned: &LearnedIp) {
+        // Without room it is not learned, as if the answer had not been seen.
+        let _ = LEARNED_IPS.insert(key, learned, 0);
+    }
+
+    #[inline(always)]
+    fn lease_remove(&self, key: &LearnedIpKey) {
+        // Somebody else may have.
+        let _ = LEARNED_IPS.remove(key);
+    }
+
+    #[inline(always)]
+    fn lease_swap(&self, slot: u16, key: &LearnedIpKey, oldest: &mut LearnedIpKey) -> bool {
+        let Some(leases) = PORT_LEASES.get_ptr_mut(u32::from(slot)) else {
+            return false;
+        };
+        // SAFETY: map memory. Of two CPUs that write at once the later one's stays, and a lease that
+        // no place names goes by its time.
+        *oldest = unsafe { (*leases).swap(*key) };
+        true
     }
 
     #[inline(always)]

@@ -26,6 +26,7 @@ use vnet_ebpf::{
     forward::{Action, Exit, Flood, Packet, forward},
     frame::{ETH_LEN, TAG_LEN},
     gateway::Gateway as _,
+    guard::{self, lease},
     ip::{IPV4, IPV4_LEN, IPV6, IPV6_LEN, Icmp, Ip, Part},
     meta::{Hook, Meta, Tag, is_kernel_tpid},
     nat::{Outcome, Step, host},
@@ -335,6 +336,12 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
     pull(raw, meta.len, WANTED);
     let mut skb = Skb { skb: raw };
     decide(meta, &skb, &kernel, plan);
+    let plan = kernel.opaque(plan);
+    if matches!(hook, Hook::TcIngress) && guard::concerns(plan) {
+        super::guard::guard_check(raw);
+    } else if kernel.learns(plan.generation) && lease::concerns(plan) {
+        super::guard::guard_learn(raw);
+    }
     let plan = kernel.opaque(plan);
     if matches!(hook, Hook::TcIngress) && plan.stack_slot != NO_SLOT {
         return route_on(ctx, meta, plan, change);

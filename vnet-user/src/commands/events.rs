@@ -108,6 +108,9 @@ struct Row {
     mac: MacAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// The IP address concerned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<IpAddr>,
     /// What the connection concerned is.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     flow: Option<FlowEnds>,
@@ -161,6 +164,9 @@ impl Row {
                 .map_or_else(|| format!("slot {slot}"), |(name, _)| name.clone())
         };
         let nat = event.nat_addr != Addr::default();
+        // Of an address that is the matter, the event has nothing but that.
+        let is_about_address =
+            event.flow.src != Addr::default() && event.flow.dst == Addr::default();
         let ago_ns = kernel::monotonic_ns().saturating_sub(event.time_ns);
         let now_ms = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -175,10 +181,12 @@ impl Row {
                 .and_then(|state| state.segments.get(&event.segment).cloned())
                 .unwrap_or_else(|| format!("segment {}", event.segment)),
             mac: MacAddr(event.mac),
-            reason: (event.kind == EventKind::Storm as u32)
+            reason: (event.kind == EventKind::Storm as u32
+                || event.kind == EventKind::AddressConflict as u32)
                 .then(|| DropReason::ALL.get(event.reason as usize).map(|r| r.name()))
                 .flatten(),
-            flow: FlowEnds::of(&event.flow),
+            ip: is_about_address.then(|| address(&event.flow.src)),
+            flow: FlowEnds::of(&event.flow).filter(|_| !is_about_address),
             nat_addr: nat.then(|| address(&event.nat_addr)),
             nat_port: nat.then_some(event.nat_port),
             rule: (event.rule != 0).then_some(event.rule),
@@ -197,6 +205,7 @@ impl Listing for Row {
         "FROM",
         "NETWORK",
         "MAC",
+        "IP",
         "REASON",
         "FLOW",
         "AS",
@@ -219,6 +228,7 @@ impl Listing for Row {
             or_dash(self.old_port.as_ref()),
             self.network.clone(),
             self.mac.to_string(),
+            or_dash(self.ip),
             or_dash(self.reason),
             or_dash(self.flow.as_ref().map(|flow| {
                 format!(
