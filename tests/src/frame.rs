@@ -1,6 +1,7 @@
 //! Frames as fixtures describe them.
 
 pub mod ip;
+pub mod raw;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use etherparse::PacketBuilder;

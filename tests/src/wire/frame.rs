@@ -101,6 +101,19 @@ impl Frame {
         }
     }
 
+    /// A frame with this EtherType and what follows. The mark is behind it: padding to whoever goes by
+    /// the lengths in headers.
+    #[must_use]
+    pub fn carrying(src: Mac, dst: Mac, body: &[u8]) -> Self {
+        let (ether_type, payload) = body.split_first_chunk().expect("an EtherType");
+        Self {
+            ether_type: u16::from_be_bytes(*ether_type),
+            payload: [payload, &mark_and_number()].concat(),
+            ..Self::new(src, dst)
+        }
+        .padded(46)
+    }
+
     /// The same frame, number and all, with these tags and no others, the outermost first.
     #[must_use]
     pub fn tagged(&self, tags: &[Tag]) -> Self {
