@@ -5,7 +5,12 @@ use vnet_common::{
     StormKind, SwitchConf, event::EVENT_INTERVAL_NS,
 };
 use vnet_ebpf::{
+    decide::Plan,
     fdb::{self, Buckets, LearnLimits, Learned},
+    guard::{
+        Sight,
+        lease::{self, Leases},
+    },
     rate,
     tables::Effects,
 };
@@ -122,6 +127,12 @@ impl Effects for Machine {
             suppressed: std::mem::take(&mut limit.suppressed),
             ..*event
         });
+    }
+}
+
+impl Leases for Machine {
+    fn keep(&self, plan: &Plan, sight: &Sight) {
+        lease::keep(plan, self, sight);
     }
 }
 

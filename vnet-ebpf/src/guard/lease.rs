@@ -4,7 +4,7 @@
 //! the address is the VM whose hardware address the message names, wherever the FDB knows it.
 
 use vnet_common::{
-    Event, EventKind, FdbKey, FlowKey, LearnedIp, LearnedIpKey, Mac, NO_SLOT, PortKind,
+    Event, EventKind, FdbKey, FlowKey, LearnedIp, LearnedIpKey, NO_SLOT, PortKind,
     flow::mapped,
     port::{PORT_LEARN_IPS, PORT_MAC_LIST},
 };
@@ -25,7 +25,7 @@ const OPTIONS_V4: usize = 240;
 /// The magic cookie (RFC 2131, 3).
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 /// Options of either protocol that are looked at; what follows is not.
-const OPTIONS: u32 = 48;
+const OPTIONS: u32 = 32;
 
 /// A padding byte (RFC 2132, 3.1).
 const PAD: u8 = 0;
@@ -45,6 +45,12 @@ const IA_NA: u16 = 3;
 /// One address (RFC 8415, 21.6).
 const IA_ADDRESS: u16 = 5;
 
+/// What learning takes besides tables.
+pub trait Leases: Effects {
+    /// [`keep`], which the kernel side has the verifier look at once.
+    fn keep(&self, plan: &Plan, sight: &Sight);
+}
+
 /// Whether the frame under way may be a DHCP server's answer: from the host or an uplink, on its way
 /// to somebody. Asked for switches with ports whose addresses are leased ones.
 #[inline(always)]
@@ -58,7 +64,7 @@ pub fn concerns(plan: &Plan) -> bool {
 
 /// Learns from the frame under way.
 #[inline(always)]
-pub fn learn<W: Window + ?Sized, T: Effects + ?Sized>(
+pub fn learn<W: Window + ?Sized, T: Leases + ?Sized>(
     plan: &Plan,
     window: &W,
     tables: &T,
@@ -105,7 +111,7 @@ fn is_port<W: Window + ?Sized>(window: &W, l4: usize, port: u16) -> bool {
 }
 
 #[inline(always)]
-fn learn_v4<W: Window + ?Sized, T: Effects + ?Sized>(
+fn learn_v4<W: Window + ?Sized, T: Leases + ?Sized>(
     plan: &Plan,
     window: &W,
     tables: &T,
@@ -138,7 +144,7 @@ fn learn_v4<W: Window + ?Sized, T: Effects + ?Sized>(
     {
         return;
     }
-    let client = [head[28], head[29], head[30], head[31], head[32], head[33]];
+    sight.client = [head[28], head[29], head[30], head[31], head[32], head[33]];
     let leased = [head[16], head[17], head[18], head[19]];
     sight.addr = mapped(leased);
     sight.l4 = (message + OPTIONS_V4) as u32;
@@ -146,13 +152,13 @@ fn learn_v4<W: Window + ?Sized, T: Effects + ?Sized>(
     options_v4(window, tables, sight);
     let sight = tables.opaque(sight);
     if sight.flags == u32::from(ACK) && u32::from_ne_bytes(leased) != 0 {
-        keep(plan, &client, tables, sight);
+        tables.keep(plan, sight);
     }
 }
 
 /// Reads the options from `l4` on: the kind of message to `flags`, the time to `end`.
 #[inline(always)]
-fn options_v4<W: Window + ?Sized, T: Effects + ?Sized>(window: &W, tables: &T, sight: &mut Sight) {
+fn options_v4<W: Window + ?Sized, T: Leases + ?Sized>(window: &W, tables: &T, sight: &mut Sight) {
     let mut i = 0;
     while i < OPTIONS {
         // Read anew, so that the verifier does not tell one option from the next.
@@ -186,7 +192,7 @@ fn options_v4<W: Window + ?Sized, T: Effects + ?Sized>(window: &W, tables: &T, s
 }
 
 #[inline(always)]
-fn learn_v6<W: Window + ?Sized, T: Effects + ?Sized>(
+fn learn_v6<W: Window + ?Sized, T: Leases + ?Sized>(
     plan: &Plan,
     window: &W,
     tables: &T,
@@ -201,7 +207,7 @@ fn learn_v6<W: Window + ?Sized, T: Effects + ?Sized>(
         _ => return,
     }
     sight.l4 = message as u32 + 4;
-    let client = plan.frame.dst;
+    sight.client = plan.frame.dst;
     let mut i = 0;
     while i < OPTIONS {
         // Read anew, so that the verifier does not tell one option from the next.
@@ -224,7 +230,7 @@ fn learn_v6<W: Window + ?Sized, T: Effects + ?Sized>(
                 sight.addr[k] = body[4 + k];
                 k += 1;
             }
-            keep(plan, &client, tables, sight);
+            tables.keep(plan, sight);
         }
         // The options inside are the next ones.
         sight.l4 += if code == IA_NA { 16 } else { 4 + len };
@@ -232,11 +238,12 @@ fn learn_v6<W: Window + ?Sized, T: Effects + ?Sized>(
     }
 }
 
-/// Keeps the lease of the address in `sight` for the seconds in its `end`, if the client is behind a
+/// Keeps the lease of the address in `sight` for the seconds in its `end`, if its client is behind a
 /// port that learns.
-#[inline(never)]
-fn keep<T: Effects + ?Sized>(plan: &Plan, client: &Mac, tables: &T, sight: &Sight) {
+#[inline(always)]
+pub fn keep<T: Effects + ?Sized>(plan: &Plan, tables: &T, sight: &Sight) {
     let generation = plan.generation;
+    let client = &sight.client;
     let Some(entry) = tables.fdb_find(FdbKey::new(*client, plan.segment)) else {
         return;
     };

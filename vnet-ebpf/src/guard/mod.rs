@@ -56,6 +56,10 @@ pub struct Sight {
     pub flags: u32,
     /// EtherType behind the tags.
     pub ether_type: u32,
+    /// Whose lease is read.
+    pub client: Mac,
+    /// Always zero.
+    pub reserved: u16,
 }
 
 /// `flags` of [`Sight`]: a fragment.
@@ -73,6 +77,8 @@ impl Sight {
         proto: 0,
         flags: 0,
         ether_type: 0,
+        client: [0; 6],
+        reserved: 0,
     };
 
     /// Before anything was looked at, written in place.

@@ -2,7 +2,10 @@
 //! pay for them, others do not.
 
 use aya_ebpf::bindings::__sk_buff;
-use vnet_ebpf::guard::{self, lease};
+use vnet_ebpf::{
+    decide::Plan,
+    guard::{self, Sight, lease},
+};
 
 use super::{
     maps::{SCRATCH, SIGHT, Scratch},
@@ -46,5 +49,25 @@ pub extern "C" fn guard_learn(raw: *mut __sk_buff) -> u32 {
         let window = Skb { skb: raw };
         lease::learn(plan, &window, &Kernel { ctx: raw.cast() }, sight);
     }
+    0
+}
+
+impl lease::Leases for Kernel {
+    #[inline(always)]
+    fn keep(&self, _plan: &Plan, _sight: &Sight) {
+        guard_keep();
+    }
+}
+
+/// [`lease::keep`] of what is in the maps.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn guard_keep() -> u32 {
+    let (Some(scratch), Some(sight)) = (SCRATCH.get_ptr_mut(0), SIGHT.get_ptr_mut(0)) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    let (Scratch { plan, .. }, sight) = unsafe { (&mut *scratch, &mut *sight) };
+    lease::keep(plan, &Kernel::bare(), sight);
     0
 }
