@@ -58,7 +58,8 @@ steps! {
     step_of_nobody = OfNobody;
     step_prepare = Prepare;
     step_judge = Judge;
-    step_rejudge = Rejudge;
+    step_reload = Reload;
+    step_keep = Keep;
     step_policy_known = PolicyKnown;
     step_policy_related = PolicyRelated;
     step_policy_fill = PolicyFill;

@@ -49,7 +49,7 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
     };
     let work = gateway.opaque(work);
     if work.rejudge && !outcome.is_drop() && outcome != Outcome::GO_ON {
-        let judged = gateway.step(Step::Rejudge, work, plan, window);
+        let judged = rejudge(work, plan, window, gateway);
         if judged != Outcome::GO_ON {
             return judged;
         }
@@ -77,6 +77,28 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
         }
     }
     outcome
+}
+
+/// Has security groups judge the flow at `work.index` anew: [`Outcome::GO_ON`] while it may be. Else it
+/// ends, unless it is only the sender who has no part in it.
+#[inline(always)]
+fn rejudge<W: Window + ?Sized, G: Gateway + ?Sized>(
+    work: &mut Work,
+    plan: &Plan,
+    window: &W,
+    gateway: &G,
+) -> Outcome {
+    if gateway.step(Step::Reload, work, plan, window) != Outcome::GO_ON {
+        return Outcome::GO_ON;
+    }
+    let judged = gateway.step(Step::Judge, work, plan, window);
+    let then = if judged == Outcome::GO_ON {
+        Step::Keep
+    } else {
+        Step::PolicyEnd
+    };
+    gateway.step(then, work, plan, window);
+    judged
 }
 
 /// Reads the packet's headers.

@@ -137,8 +137,10 @@ pub enum Step {
     Prepare,
     /// [`policy::judge::judge`].
     Judge,
-    /// [`policy::judge::rejudge`].
-    Rejudge,
+    /// [`policy::judge::reload`].
+    Reload,
+    /// [`policy::judge::keep`].
+    Keep,
     /// [`policy::arrive::known`].
     PolicyKnown,
     /// [`policy::arrive::related`].
@@ -193,7 +195,8 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
             Outcome::GO_ON
         }
         Step::Judge => policy::judge::judge(work, gateway),
-        Step::Rejudge => policy::judge::rejudge(work, plan, gateway),
+        Step::Reload => policy::judge::reload(work, plan, gateway),
+        Step::Keep => policy::judge::keep(work, plan, gateway),
         Step::PolicyKnown => policy::arrive::known(work, plan, gateway),
         Step::PolicyRelated => policy::arrive::related(work, window, gateway),
         Step::PolicyFill => {

@@ -5,7 +5,7 @@ use vnet_common::{
     Addr, BindingKey, ContactKey, DropReason, EventKind, FlowKey, FlowRules, NatRule,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY,
-        FLOW_SNAT, FLOW_STATIC, KEY_BRIDGED, is_v4,
+        FLOW_SNAT, FLOW_STATIC, is_v4,
     },
     nat::{BindingKind, NAT_ADF, NAT_APDF, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind, NatMatch},
     port::{PORT_GATEWAY, PORT_NATED},
@@ -566,7 +566,7 @@ fn report_exhausted<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
 
 /// Reports an event about the packet's connection.
 #[inline(always)]
-fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
+pub fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
     let event = &mut work.event;
     zero(event);
     event.time_ns = gateway.now_ns();
@@ -624,24 +624,13 @@ pub fn find_room<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
         return Outcome::drop(DropReason::PortUnknown);
     };
     // Those that it began: with the others, anybody outside could use it up.
-    let bridged = work.ip.key.kind == KEY_BRIDGED;
     if work.inside && gateway.owner_count(work.owner) >= conf.flow_quota {
         report(work, EventKind::FlowQuota, gateway);
-        let reason = if bridged {
-            DropReason::PolicyQuota
-        } else {
-            DropReason::NatQuota
-        };
-        return Outcome::refuse(reason, Tell::Prohibited);
+        return Outcome::refuse(DropReason::NatQuota, Tell::Prohibited);
     }
     if gateway.flow_count() >= conf.flow_limit && !evict(work, gateway) {
         report(work, EventKind::FlowTableFull, gateway);
-        let reason = if bridged {
-            DropReason::PolicyTableFull
-        } else {
-            DropReason::NatTableFull
-        };
-        return Outcome::refuse(reason, Tell::Prohibited);
+        return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
     }
     Outcome::GO_ON
 }
@@ -730,9 +719,9 @@ fn put_alone<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     Outcome::GO_ON
 }
 
-/// Books a connection that is in the table.
+/// Counts and reports a connection that is in the table.
 #[inline(always)]
-pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+pub fn count<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     gateway.add_flow_count(1);
     if work.forward.flags & FLOW_INSIDE != 0 {
         gateway.add_owner_count(work.forward.owner, 1);
@@ -742,6 +731,12 @@ pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
         work.first = work.index;
         policy::judge::store_rules(work, gateway);
     }
+}
+
+/// Books a connection that is in the table.
+#[inline(always)]
+pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    count(work, gateway);
     if work.forward.rule != 0 {
         gateway.count_flow(FlowCount::Hit, work.forward.rule);
     }

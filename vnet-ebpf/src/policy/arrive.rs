@@ -2,7 +2,7 @@
 //! that the fast path left alone.
 
 use vnet_common::{
-    DropReason, FlowRules, NO_SLOT, PortKind,
+    DropReason, EventKind, FlowRules, NO_SLOT, PortKind,
     flow::{FLOW_INSIDE, FLOW_REPLY, KEY_BRIDGED, KEY_ROUTED},
 };
 
@@ -22,7 +22,7 @@ use crate::{
     ip::{self, IPV4, IPV6, Icmp, Part, TCP_ACK, TCP_SYN, proto},
     meta::Meta,
     nat::{
-        Outcome, Step,
+        Outcome, Step, Tell,
         arrive::{later_fragment, put_fragment},
         close::expire,
         open,
@@ -86,7 +86,7 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
     }
     let room = gateway.step(Step::Room, work, plan, window);
     if room != Outcome::GO_ON {
-        return room;
+        return no_room(room);
     }
     // Ending another one to make room has used the entries.
     gateway.step(Step::PolicyFill, work, plan, window);
@@ -102,6 +102,18 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
         };
     }
     gateway.step(Step::PolicyBook, work, plan, window)
+}
+
+/// What [`open::find_room`] says, in this part's words.
+#[inline(always)]
+const fn no_room(room: Outcome) -> Outcome {
+    const QUOTA: u32 = DropReason::NatQuota as u32;
+    let reason = if room.reason() == QUOTA {
+        DropReason::PolicyQuota
+    } else {
+        DropReason::PolicyTableFull
+    };
+    Outcome::refuse(reason, Tell::Prohibited)
 }
 
 /// Notes where the frame is.
@@ -366,7 +378,8 @@ pub fn end<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
 #[inline(always)]
 pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     note(work, gateway);
-    open::book(work, gateway);
+    open::count(work, gateway);
+    open::report(work, EventKind::FlowNew, gateway);
     Outcome::STACK
 }
 

@@ -9,7 +9,7 @@ use super::{dhcp, is_policed};
 use crate::{
     bytes::zero,
     decide::Plan,
-    flow::table::{NO_FLOW, tag_of},
+    flow::table::NO_FLOW,
     gateway::{Gateway, Work},
     ip::has_service_ports,
     nat::{Outcome, Tell, wayout::learn_sender},
@@ -163,13 +163,12 @@ pub fn load<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     true
 }
 
-/// Judges the flow at `work.index` of the gateway anew: [`Outcome::GO_ON`] while it may be. Else it ends,
-/// unless it is only the sender who has no part in it.
+/// Has the flow at `work.index` of the gateway ready to be judged anew, with the port that the packet comes
+/// from. [`Outcome::STACK`] when it is gone.
 #[inline(always)]
-pub fn rejudge<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
-    let tag = tag_of(gateway, work.index);
+pub fn reload<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
     if !load(work, gateway) {
-        return Outcome::GO_ON;
+        return Outcome::STACK;
     }
     work.not_ip = false;
     let exempt = dhcp(&work.forward.key);
@@ -183,25 +182,22 @@ pub fn rejudge<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -
             work.reply.slot = plan.port.slot;
         }
     }
-    let peer = if is_reply {
-        work.reply.peer
-    } else {
-        work.forward.peer
-    };
-    let outcome = judge(work, gateway);
-    if outcome == Outcome::GO_ON {
-        store_rules(work, gateway);
-        if work.moved
-            && let Some(peer) = gateway.flow(peer)
-        {
-            // SAFETY: the table's own entry.
-            unsafe { learn_sender(peer, plan) };
-        }
-    } else if !work.moved {
-        work.tag = tag;
-        gateway.close(work);
+    Outcome::GO_ON
+}
+
+/// Takes the flow at `work.index` of the gateway on as it was judged now.
+#[inline(always)]
+pub fn keep<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    store_rules(work, gateway);
+    if work.moved
+        && let Some(entry) = gateway.flow(work.index)
+        // SAFETY: the table's own entry.
+        && let Some(peer) = gateway.flow(unsafe { (*entry).peer })
+    {
+        // SAFETY: as above.
+        unsafe { learn_sender(peer, plan) };
     }
-    outcome
+    Outcome::GO_ON
 }
 
 /// Notes the rules that let the connection through whose first entry is at `work.first`.
