@@ -19,6 +19,7 @@ use crate::{
     meta::Meta,
     nat::{self, Outcome, Step},
     policy::{
+        flood::Question,
         judge,
         search::{self, Search},
     },
@@ -224,6 +225,8 @@ pub struct Work {
     pub search: PortSearch,
     /// A search for a security group's rule.
     pub policy: Search,
+    /// What the members of the flood that begins are asked.
+    pub question: Question,
     /// What is known of the packet besides its bytes.
     pub meta: Meta,
     /// The rules of security groups that let it through.

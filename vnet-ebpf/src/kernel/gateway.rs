@@ -701,9 +701,11 @@ impl Gateway for Kernel {
 
     #[inline(always)]
     fn ask_members<W: Window + ?Sized>(&self, flood: &mut Flood, _plan: &Plan, _window: &W) {
-        let flood = core::hint::black_box(flood);
-        super::policy::policy_ask_members(self.ctx.cast());
-        core::hint::black_box(flood);
+        // Written by `policy_ask_members`.
+        if let Some(work) = WORK.get_ptr(0) {
+            // SAFETY: this CPU's own.
+            flood.question = unsafe { (*work).question };
+        }
     }
 
     #[inline(always)]

@@ -4,14 +4,17 @@
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
-use vnet_ebpf::policy::{
-    flood,
-    look::passes,
-    search::{self, STEPS},
+use vnet_ebpf::{
+    gateway::Work,
+    policy::{
+        flood,
+        look::passes,
+        search::{self, STEPS},
+    },
 };
 
 use super::{
-    maps::{FLOOD_DEPTH, FLOODS, SCRATCH, Scratch, WORK},
+    maps::{SCRATCH, Scratch, WORK},
     tables::Kernel,
     tc::{ROUTED, Skb, pull},
 };
@@ -70,23 +73,16 @@ pub extern "C" fn policy_passes(raw: *mut __sk_buff) -> u32 {
     u32::from(passes(plan, meta, &Skb { skb: raw }, &kernel, ip))
 }
 
-/// Writes what the members of the flood that begins are asked.
+/// Writes what the members of the flood that begins are asked to the work: before the flood, whose own
+/// calls leave no room on the stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn policy_ask_members(raw: *mut __sk_buff) -> u32 {
-    let (Some(scratch), Some(work), Some(depth)) = (
-        SCRATCH.get_ptr_mut(0),
-        WORK.get_ptr_mut(0),
-        FLOOD_DEPTH.get(0),
-    ) else {
-        return 0;
-    };
-    let Some(flood) = FLOODS.get_ptr_mut(*depth) else {
+    let (Some(scratch), Some(work)) = (SCRATCH.get_ptr(0), WORK.get_ptr_mut(0)) else {
         return 0;
     };
     // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
-    let (plan, ip, question) =
-        unsafe { (&(*scratch).plan, &mut (*work).ip, &mut (*flood).question) };
+    let (plan, Work { ip, question, .. }) = unsafe { (&(*scratch).plan, &mut *work) };
     let raw = core::hint::black_box(raw);
     let kernel = Kernel { ctx: raw.cast() };
     flood::ask(question, plan, &Skb { skb: raw }, &kernel, ip);

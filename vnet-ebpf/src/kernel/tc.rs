@@ -38,7 +38,7 @@ use vnet_ebpf::{
 
 use super::{
     maps::{FLOOD_DEPTH, FLOODS, FLOW_PROGRAMS, SCRATCH, Scratch, TC_FLOW, WORK},
-    policy::policy_passes,
+    policy::{policy_ask_members, policy_passes},
     tables::Kernel,
 };
 
@@ -562,23 +562,48 @@ pub const fn unpack(word: u64) -> Action {
     }
 }
 
-/// Floods the frame; its state lives in a map, for the stack is too small for it.
-#[inline(never)]
+/// Floods the frame. In three calls, each with the stack to itself: what members in security groups are
+/// asked, the flood's state, and the walk over the members.
+#[inline(always)]
 pub fn flood(plan: &Plan, meta: &Meta, raw: *mut __sk_buff) -> u64 {
+    policy_ask_members(raw);
+    if !flood_begin(plan, meta, raw) {
+        let kernel = Kernel { ctx: raw.cast() };
+        kernel.count_drop(plan.port.slot, DropReason::KernelRefused, meta.packets());
+        return DROP;
+    }
+    flood_walk(raw)
+}
+
+/// Writes the state of a flood to its place in a map, for the stack is too small for it. False when too
+/// many are under way.
+#[inline(never)]
+fn flood_begin(plan: &Plan, meta: &Meta, raw: *mut __sk_buff) -> bool {
+    let Some(depth) = FLOOD_DEPTH.get(0) else {
+        return false;
+    };
+    let Some(flood) = FLOODS.get_ptr_mut(*depth) else {
+        return false;
+    };
     let kernel = Kernel { ctx: raw.cast() };
+    // SAFETY: this CPU's own at this depth, until the depth goes down again.
+    unsafe { Flood::begin(&mut *flood, plan, meta, &Skb { skb: raw }, &kernel) };
+    true
+}
+
+/// Serves the members of the flood that [`flood_begin`] wrote.
+#[inline(never)]
+fn flood_walk(raw: *mut __sk_buff) -> u64 {
     let Some(depth) = FLOOD_DEPTH.get_ptr_mut(0) else {
         return DROP;
     };
     // SAFETY: this CPU's own.
     let own = unsafe { *depth };
     let Some(flood) = FLOODS.get_ptr_mut(own) else {
-        kernel.count_drop(plan.port.slot, DropReason::KernelRefused, meta.packets());
         return DROP;
     };
-    let mut skb = Skb { skb: raw };
-    // SAFETY: this CPU's own at this depth, until the depth goes down again.
+    // SAFETY: as above.
     let members = unsafe {
-        Flood::begin(&mut *flood, plan, meta, &skb, &kernel);
         *depth = own + 1;
         (*flood).member_count
     };
@@ -598,13 +623,13 @@ pub fn flood(plan: &Plan, meta: &Meta, raw: *mut __sk_buff) -> u64 {
     // SAFETY: as above; the depth is as it was.
     let action = unsafe {
         *depth = own;
-        (*flood).end(&kernel, &mut skb)
+        (*flood).end(&Kernel { ctx: raw.cast() }, &mut Skb { skb: raw })
     };
     pack(action)
 }
 
 extern "C" fn flood_step(index: u64, step: *const FloodStep) -> i64 {
-    // SAFETY: bpf_loop hands over what flood() gave it, and the flood is this CPU's own.
+    // SAFETY: bpf_loop hands over what flood_walk() gave it, and the flood is this CPU's own.
     unsafe {
         let Some(flood) = FLOODS.get_ptr_mut((*step).depth) else {
             return 1;

@@ -59,6 +59,12 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
     ip: &mut Ip,
 ) {
     *question = Question::NONE;
+    let policed = gateway
+        .segment(plan.generation, plan.segment)
+        .is_some_and(|segment| segment.policed != 0);
+    if !policed {
+        return;
+    }
     let frame = &plan.frame;
     if matches!(frame.ether_type, ARP | RARP) && !frame.inner_tag {
         return;
