@@ -171,7 +171,7 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::Known => arrive::known(work, plan, gateway),
         Step::Target => open::find_target(work, gateway),
         Step::Mapping => open::find_mapping(work, gateway),
-        Step::Route => open::find_route(work, gateway),
+        Step::Route => open::find_route(work, plan, gateway),
         Step::Source => open::find_source(work, gateway),
         Step::Room => open::find_room(work, gateway),
         Step::Block => open::find_block(work, gateway),

@@ -8,7 +8,7 @@ use vnet_common::{
         FLOW_SNAT, FLOW_STATIC, is_v4,
     },
     nat::{BindingKind, NAT_ADF, NAT_APDF, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind, NatMatch},
-    port::{PORT_GATEWAY, PORT_NATED},
+    port::{PORT_GATEWAY, PORT_ISOLATED, PORT_NATED},
     switch::SWITCH_MID_STREAM,
 };
 
@@ -168,7 +168,7 @@ pub fn find_mapping<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcom
 
 /// Decides by which port's stack the packet leaves.
 #[inline(always)]
-pub fn find_route<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+pub fn find_route<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
     let translated = work.flags & FLOW_DNAT != 0;
     if !work.inside && !translated {
         // What comes in from outside and is nobody's here is the host's, unless it is for an
@@ -225,6 +225,10 @@ pub fn find_route<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome 
     let Some(via) = gateway.port(work.generation, slot) else {
         return elsewhere;
     };
+    // The gateway is no way around to other VMs.
+    if plan.port.flags & PORT_ISOLATED != 0 && via.flags & PORT_GATEWAY != 0 {
+        return Outcome::drop(DropReason::PortIsolated);
+    }
     // Back into the network that it came from: the host tells the VM that there is a shorter way.
     if slot == work.at && !translated {
         return Outcome::STACK;

@@ -1,8 +1,10 @@
 //! The way out of the gateway: the host's route, the next hop's port.
 
 use vnet_common::{
-    FdbKey, FlowEntry, Mac, NO_SLOT, PortConf, PortKind, flow::FLOW_STATIC, nat::NatKind,
-    port::PORT_GATEWAY,
+    DropReason, FdbKey, FlowEntry, Mac, NO_SLOT, PortConf, PortKind,
+    flow::FLOW_STATIC,
+    nat::NatKind,
+    port::{PORT_GATEWAY, PORT_ISOLATED},
 };
 
 use super::Outcome;
@@ -145,6 +147,10 @@ pub fn renew<G: Gateway + ?Sized>(
         return Outcome::STACK;
     };
     let to_inside = via.flags & PORT_GATEWAY != 0;
+    // Since it became so.
+    if plan.port.flags & PORT_ISOLATED != 0 && to_inside {
+        return Outcome::drop(DropReason::PortIsolated);
+    }
     let ask = if to_inside {
         via.ifindex
     } else {
@@ -156,7 +162,7 @@ pub fn renew<G: Gateway + ?Sized>(
     let (key, route) = (&work.key, &mut work.route);
     gateway.route(ask, key, route);
     if !matches!(work.route.kind, RouteKind::Out) {
-        return Outcome::drop(vnet_common::DropReason::IpNoRoute);
+        return Outcome::drop(DropReason::IpNoRoute);
     }
     if stack_slot(gateway, work.generation, work.route.ifindex) != Some(via_slot) {
         return Outcome::STACK;
