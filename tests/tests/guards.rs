@@ -352,6 +352,16 @@ fn a_normal_vm_does_not_notice_a_strict_guard() {
     assert!(harmed.is_empty(), "{harmed:?}");
 }
 
+/// The host's own DHCP gives a VM the one address that it may use.
+#[test]
+fn a_vm_is_leased_what_it_may_use() {
+    let (_host, _daemon, vm) = leasing("--ip 10.0.0.50 --guard strict");
+    let address = lease(&vm, "-4");
+    assert_eq!(address.to_string(), "10.0.0.50");
+    vm.ip(&format!("addr add {address}/24 dev eth0"));
+    assert!(reaches(vm.netns(), "10.0.0.1".parse().unwrap()));
+}
+
 /// The addresses that it is leased are its own, and no others.
 #[test]
 fn a_vm_is_what_it_is_leased() {
@@ -377,6 +387,12 @@ fn a_vm_is_what_it_is_leased() {
         assert_eq!(told[0]["ip"], address.to_string());
         assert_eq!(told[0]["port"], "vm11");
     }
+    let shown = host.rows("port show vm11", "ports").remove(0);
+    assert_eq!(
+        shown["learned_ips"].as_array().map(Vec::len),
+        Some(2),
+        "{shown}"
+    );
     // What was learned outlives the daemon and changes of the document.
     daemon.stop();
     host.vnet("network add blue");

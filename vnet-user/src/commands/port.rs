@@ -1,5 +1,7 @@
 //! `port add | set | del | list | show`.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 use super::{edit, load};
@@ -8,6 +10,7 @@ use crate::config::edits::PortChange;
 use crate::config::{
     CarriedNetwork, Config, Guard, Invalid, MacAddr, Port, PortIp, StormLimits, edits,
 };
+use crate::datapath::learned;
 use crate::error::Error;
 use crate::gateway::{SwitchPort, stable_mac, switch_ports};
 use crate::output::{Listing, Output, joined};
@@ -176,6 +179,8 @@ struct PortRow {
     /// 0 is no limit.
     max_macs: u32,
     ips: Vec<PortIp>,
+    /// Those that it is leased, where it learns them.
+    learned_ips: Vec<IpAddr>,
     guard: &'static str,
     isolated: bool,
     storm: StormLimits,
@@ -198,10 +203,24 @@ impl PortRow {
             groups: port.groups.clone(),
             max_macs: config.max_macs(port, session.switch()),
             ips: port.ips.clone(),
+            learned_ips: learned_ips(session, port),
             guard: port.guard.name(),
             isolated: port.isolated,
             storm: port.storm.over(config.settings.storm),
         }
+    }
+}
+
+/// The addresses that a port which learns them is leased; none while the switch is down.
+fn learned_ips(session: &Session, port: &Port) -> Vec<IpAddr> {
+    let run = session
+        .state()
+        .and_then(|state| state.ports.get(&port.name));
+    match run {
+        Some(run) if port.ips.contains(&PortIp::Learn) => {
+            learned::of(session.pins(), run.ifindex).unwrap_or_default()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -232,6 +251,7 @@ impl Listing for PortRow {
         row.chain([
             ("MAX MACS", max_macs),
             ("IPS", joined(&self.ips)),
+            ("LEARNED IPS", joined(&self.learned_ips)),
             ("GUARD", self.guard.into()),
             (
                 "ISOLATED",

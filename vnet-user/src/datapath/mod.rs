@@ -6,6 +6,7 @@ pub mod counters;
 pub mod fdb;
 pub mod flows;
 pub mod forgotten;
+pub mod learned;
 pub mod mapped;
 pub mod maps;
 pub mod object;

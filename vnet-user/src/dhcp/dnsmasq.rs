@@ -161,8 +161,17 @@ pub fn hosts(server: &Server, before: &str, leases: &[Lease]) -> String {
             candidates.entry(mac).or_default().push(address);
         }
     }
-    let mut kept = BTreeMap::new();
+    let mut kept = server.fixed.clone();
+    owners.extend(
+        server
+            .fixed
+            .iter()
+            .map(|(mac, address)| (*address, Some(*mac))),
+    );
     for mac in &server.known {
+        if kept.contains_key(mac) {
+            continue;
+        }
         let mut theirs = candidates.get(mac).into_iter().flatten().copied();
         let found = theirs.find(|address| {
             let is_free = owners.get(address).is_none_or(|owner| *owner == Some(*mac));
@@ -291,6 +300,27 @@ mod tests {
             hosts(&server, &kept, &later),
             "02:00:00:00:00:01,10.0.1.14\n02:00:00:00:00:02,10.0.1.15\n\
              02:00:00:00:00:04,10.0.1.10\n"
+        );
+    }
+
+    /// Whatever else it or another was leased before.
+    #[test]
+    fn a_vm_that_may_use_one_address_is_leased_that() {
+        let config = config(
+            "[[network]]\nname = 'lan'\ngateway = ['10.0.1.1/24']\ndhcp = ['10.0.1.8-10.0.1.15']\n\
+             [[port]]\nname = 'tap0'\nnetwork = 'lan'\nmac = ['02:00:00:00:00:01']\n\
+             ip = ['fd00::2', '192.0.2.2', '10.0.1.15']\n\
+             [[port]]\nname = 'tap1'\nnetwork = 'lan'\nmac = ['02:00:00:00:00:02']\nip = ['10.0.1.77']\n\
+             [[port]]\nname = 'tap2'\nnetwork = 'lan'\nmac = ['02:00:00:00:00:03']\nip = ['learn']\n",
+        );
+        let [server] = servers(&config, "vsw0").try_into().unwrap();
+        let leases = leases::parse(
+            "10 02:00:00:00:00:01 10.0.1.9 * *\n30 02:00:00:00:00:03 10.0.1.15 * *\n",
+        );
+        assert_eq!(
+            hosts(&server, "", &leases),
+            "02:00:00:00:00:01,10.0.1.15\n02:00:00:00:00:02,10.0.1.77\n\
+             02:00:00:00:00:03,10.0.1.14\n"
         );
     }
 

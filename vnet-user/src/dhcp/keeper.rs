@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -77,6 +78,8 @@ struct Kept {
     /// The addresses that are kept for known VMs, and what they were made of.
     hosts: String,
     known: BTreeSet<MacAddr>,
+    /// The addresses that they were kept then, whatever they had been leased.
+    fixed: BTreeMap<MacAddr, Ipv4Addr>,
     leases: Option<FileId>,
 }
 
@@ -313,7 +316,7 @@ impl Keeper {
     fn advance(&self, server: &Server, kept: &mut Kept) -> Result<(), Error> {
         let name = server.name();
         let leases = identify(&self.place.leases_file(name));
-        if leases != kept.leases || server.known != kept.known {
+        if leases != kept.leases || server.known != kept.known || server.fixed != kept.fixed {
             let hosts = dnsmasq::hosts(server, &kept.hosts, &self.place.leases(name));
             if hosts != kept.hosts {
                 write(&self.place.hosts(name), &hosts)?;
@@ -325,6 +328,7 @@ impl Keeper {
             }
             kept.leases = leases;
             kept.known = server.known.clone();
+            kept.fixed = server.fixed.clone();
         }
         if kept.child.is_some() || Instant::now() < kept.at {
             return Ok(());
@@ -431,6 +435,7 @@ impl Kept {
             configuration,
             hosts,
             known: BTreeSet::new(),
+            fixed: BTreeMap::new(),
             leases: None,
         }
     }

@@ -9,12 +9,13 @@ pub mod dnsmasq;
 pub mod keeper;
 pub mod leases;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, MacAddr, Network};
+use crate::config::{Config, MacAddr, Network, Port, PortIp};
 use crate::gateway;
 use crate::host::lock;
 
@@ -29,6 +30,8 @@ pub struct Server {
     pub interface: String,
     /// VMs that the document knows by address: what one was leased once stays its own.
     pub known: BTreeSet<MacAddr>,
+    /// Those of them that may use one address alone, which they are leased.
+    pub fixed: BTreeMap<MacAddr, Ipv4Addr>,
     /// Ports by which the network goes on outside, where others may serve and ask.
     pub uplinks: Vec<String>,
 }
@@ -47,16 +50,33 @@ pub fn servers(config: &Config, switch: &str) -> Vec<Server> {
             let here = options
                 .iter()
                 .filter(|port| config.carried(port).carries(&network.name));
+            let fixed = here.clone().filter_map(|port| fixed(port, &network));
             let uplinks = ports.iter().filter(|port| port.uplink);
             let uplinks = uplinks.filter(|port| config.carried(port).carries(&network.name));
             Server {
                 uplinks: uplinks.map(|port| port.name.clone()).collect(),
+                fixed: fixed.collect(),
                 known: here.flat_map(|port| port.macs.iter().copied()).collect(),
                 interface,
                 network,
             }
         })
         .collect()
+}
+
+/// The address that a port's list of addresses has for `network`, and who is to be leased it: the first
+/// of its VM's MAC addresses.
+fn fixed(port: &Port, network: &Network) -> Option<(MacAddr, Ipv4Addr)> {
+    let mac = port.macs.first()?;
+    let address = port.ips.iter().find_map(|ip| match ip {
+        PortIp::Is(IpAddr::V4(address)) => {
+            let mut gateways = network.gateway.iter();
+            let is_near = gateways.any(|gateway| gateway.contains(&IpAddr::V4(*address)));
+            is_near.then_some(*address)
+        }
+        _ => None,
+    })?;
+    Some((*mac, address))
 }
 
 /// Where the files of a switch's servers are.

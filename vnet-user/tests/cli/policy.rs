@@ -272,6 +272,7 @@ fn ports_show_what_they_are_bound_to() {
     GROUPS                 web,guests
     MAX MACS               1024
     IPS                    -
+    LEARNED IPS            -
     GUARD                  default
     ISOLATED               no
     STORM BROADCAST        1000

@@ -59,10 +59,10 @@ fn listings() {
     tap1   vm        down   trunk   default,blue=10,red=30  -                                    -
     ");
     insta::assert_snapshot!(switch.ok("port list -o jsonl"), @r#"
-    {"name":"vsw0","kind":"internal","state":"down","mode":"access","networks":[{"network":"default","vid":null}],"macs":[],"groups":[],"max_macs":0,"ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"eth0","kind":"uplink","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10}],"macs":[],"groups":[],"max_macs":0,"ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"vnet3","kind":"vm","state":"down","mode":"access","networks":[{"network":"blue","vid":null}],"macs":["02:00:00:00:00:01","02:00:00:00:00:02"],"groups":[],"max_macs":2,"ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"tap1","kind":"vm","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10},{"network":"red","vid":30}],"macs":[],"groups":[],"max_macs":1024,"ips":[],"guard":"default","isolated":false,"storm":{"broadcast":100,"multicast":10000,"unknown_unicast":"off"}}
+    {"name":"vsw0","kind":"internal","state":"down","mode":"access","networks":[{"network":"default","vid":null}],"macs":[],"groups":[],"max_macs":0,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
+    {"name":"eth0","kind":"uplink","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10}],"macs":[],"groups":[],"max_macs":0,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
+    {"name":"vnet3","kind":"vm","state":"down","mode":"access","networks":[{"network":"blue","vid":null}],"macs":["02:00:00:00:00:01","02:00:00:00:00:02"],"groups":[],"max_macs":2,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
+    {"name":"tap1","kind":"vm","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10},{"network":"red","vid":30}],"macs":[],"groups":[],"max_macs":1024,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":100,"multicast":10000,"unknown_unicast":"off"}}
     "#);
     insta::assert_snapshot!(switch.ok("port show tap1"), @"
     NAME                   tap1
@@ -74,6 +74,7 @@ fn listings() {
     GROUPS                 -
     MAX MACS               1024
     IPS                    -
+    LEARNED IPS            -
     GUARD                  default
     ISOLATED               no
     STORM BROADCAST        100
@@ -102,6 +103,7 @@ fn listings() {
           "groups": [],
           "max_macs": 2,
           "ips": [],
+          "learned_ips": [],
           "guard": "default",
           "isolated": false,
           "storm": {
@@ -283,6 +285,7 @@ fn set_changes_what_is_named_and_replaces_lists() {
     GROUPS                 -
     MAX MACS               no limit
     IPS                    -
+    LEARNED IPS            -
     GUARD                  default
     ISOLATED               no
     STORM BROADCAST        1000
@@ -300,6 +303,7 @@ fn set_changes_what_is_named_and_replaces_lists() {
     GROUPS                 -
     MAX MACS               1024
     IPS                    -
+    LEARNED IPS            -
     GUARD                  default
     ISOLATED               no
     STORM BROADCAST        1000
@@ -322,6 +326,7 @@ fn guards() {
     GROUPS                 -
     MAX MACS               2
     IPS                    10.0.0.2,fd00::2
+    LEARNED IPS            -
     GUARD                  strict
     ISOLATED               yes
     STORM BROADCAST        1000
@@ -339,6 +344,7 @@ fn guards() {
     GROUPS                 -
     MAX MACS               2
     IPS                    learn
+    LEARNED IPS            -
     GUARD                  none
     ISOLATED               no
     STORM BROADCAST        1000
@@ -356,6 +362,7 @@ fn guards() {
     GROUPS                 -
     MAX MACS               2
     IPS                    -
+    LEARNED IPS            -
     GUARD                  default
     ISOLATED               no
     STORM BROADCAST        1000
