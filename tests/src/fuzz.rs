@@ -26,9 +26,9 @@ const DOCUMENT: &str = r#"
     port = [
         { name = "vsw0", trunk = ["blue"], native = "default" },
         { name = "tap0" },
-        { name = "tap1", network = "blue", mac = ["02:00:00:00:00:0b"] },
+        { name = "tap1", network = "blue", mac = ["02:00:00:00:00:0b"], ip = ["10.0.0.2", "learn"], guard = "strict" },
         { name = "tap2", trunk = ["blue", "red=30", "green=40"], native = "default" },
-        { name = "tap3", trunk = ["red"] },
+        { name = "tap3", trunk = ["red"], guard = "strict", isolated = true },
         { name = "eth0", uplink = true },
         { name = "eth1", uplink = true, trunk = ["blue", "red"] },
     ]

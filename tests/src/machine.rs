@@ -302,7 +302,7 @@ impl Machine {
             let wanted = guard::wanted(plan, skb);
             skb.pull(wanted as usize);
             guard::check(plan, skb, self, &mut sight);
-        } else if self.learns(plan.generation) && lease::concerns(plan) {
+        } else if lease::concerns(plan) && self.learns(plan.generation) {
             let (l3, ether_type) = (plan.frame.payload_offset(), plan.frame.ether_type);
             if lease::is_for_client(l3, ether_type, skb) {
                 skb.pull(lease::WANTED as usize);

@@ -5,12 +5,13 @@ use vnet_common::Mac;
 use vnet_ebpf::meta::{Hook, TPID_8021AD, TPID_8021Q, Tag};
 use vnet_tests::{
     fixture::{ETH0, ETH1, VSW0},
-    frame::{A, B, BROADCAST, C, D, MULTICAST, numbered},
+    frame::{A, B, BROADCAST, C, D, MULTICAST, ip, numbered, raw},
     setup::{Device, Devices, SWITCH, Setup},
     switch::{Frame, token},
 };
 use vnet_user::config::{
-    Attachment, Config, MacAddr, Network, Port, StaticFdb, StormLimit, StormOverrides, TrunkEntry,
+    Attachment, Config, Guard, MacAddr, Network, Port, PortIp, StaticFdb, StormLimit,
+    StormOverrides, TrunkEntry,
 };
 
 const NETWORKS: [&str; 4] = ["default", "blue", "red", "green"];
@@ -91,14 +92,37 @@ fn storm() -> impl Strategy<Value = StormOverrides> {
     })
 }
 
+/// IP addresses, guard and isolation of a VM's port, whose number is the last of its addresses'.
+fn guards(name: &str) -> impl Strategy<Value = (Vec<PortIp>, Guard, bool)> + use<> {
+    let Some(number) = name.strip_prefix("tap") else {
+        return Just((Vec::new(), Guard::Default, false)).boxed();
+    };
+    let own = [
+        format!("10.0.{number}.2"),
+        format!("fd00::{number}"),
+        "learn".to_owned(),
+    ];
+    let own = own.map(|text| text.parse().expect("an address")).to_vec();
+    let guards = vec![Guard::Default, Guard::Strict, Guard::None];
+    (
+        option::weighted(0.4, proptest::sample::subsequence(own, 1..=3)),
+        select(guards),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(|(ips, guard, isolated)| (ips.unwrap_or_default(), guard, isolated))
+        .boxed()
+}
+
 fn port(name: String, uplink: bool) -> impl Strategy<Value = Port> {
     (
         attachment(),
         option::weighted(0.2, vec(station(), 1..3)),
         option::weighted(0.3, 0u32..4),
         storm(),
+        guards(&name),
     )
-        .prop_map(move |(attachment, macs, max_macs, storm)| {
+        .prop_map(move |(attachment, macs, max_macs, storm, guards)| {
+            let (ips, guard, isolated) = guards;
             let mut macs = macs.unwrap_or_default();
             macs.sort_unstable();
             macs.dedup();
@@ -108,6 +132,9 @@ fn port(name: String, uplink: bool) -> impl Strategy<Value = Port> {
                 macs: macs.into_iter().map(mac_addr).collect(),
                 max_macs,
                 storm,
+                ips,
+                guard,
+                isolated,
                 ..Port::new(name.clone())
             }
         })
@@ -292,13 +319,88 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// What guards look at: EtherType and packet, from addresses that ports have or may be leased.
+fn guarded_body() -> impl Strategy<Value = Vec<u8>> {
+    let v4 = || {
+        select(vec![
+            "0.0.0.0", "10.0.0.2", "10.0.1.2", "10.0.2.2", "10.0.9.9",
+        ])
+    };
+    let v6 = || {
+        let local = vec![raw::LINK_LOCAL_A, raw::LINK_LOCAL_B];
+        select([local, vec!["::", "fd00::", "fd00::1", "fd00::9"]].concat())
+    };
+    let port = || select(vec![53u16, 67, 68, 546, 547]);
+    let udp = || {
+        (port(), port(), station()).prop_map(|(sport, dport, mac)| {
+            raw::udp(
+                sport,
+                dport,
+                &raw::dhcp(1, "0.0.0.0", mac, &[53, 1, 1, 255]),
+            )
+        })
+    };
+    let neighbour = (
+        select(vec![133u8, 134, 135, 136, 137]),
+        v6(),
+        0u8..3,
+        station(),
+    )
+        .prop_map(|(kind, target, option, mac)| raw::neighbour(kind, target, option, mac));
+    let next = || select(vec![0u8, 17, 43, 44, 51, 58, 59, 60, 135]);
+    let v6_payload = prop_oneof![
+        udp().prop_map(|payload| (17u8, payload)),
+        neighbour.prop_map(|payload| (58u8, payload)),
+        (next(), vec(any::<u8>(), 0..40)),
+    ];
+    let chain = (
+        v6_payload,
+        vec((select(vec![43u8, 44, 60]), 0u16..3, any::<bool>()), 0..4),
+    )
+        .prop_map(|((next, payload), headers)| {
+            headers.into_iter().fold(
+                (next, payload),
+                |(next, payload), (header, offset, more)| {
+                    let payload = match header {
+                        44 => raw::fragment(next, offset, more, &payload),
+                        _ => raw::extended(next, &payload),
+                    };
+                    (header, payload)
+                },
+            )
+        });
+    let arp = (1u8..4, station(), v4())
+        .prop_map(|(operation, mac, ip)| ip::arp(operation, (mac, ip), ([0; 6], "10.0.0.1")));
+    let acknowledged = (v4(), station(), 0u32..100)
+        .prop_map(|(addr, client, seconds)| raw::acknowledged(addr, client, seconds));
+    let replied = (v6(), 0u32..100).prop_map(|leased| raw::replied(&[leased]));
+    let icmp = vec(any::<u8>(), 0..12);
+    let bodies = prop_oneof![
+        arp,
+        (v4(), udp()).prop_map(|(src, payload)| raw::v4(src, 17, &payload)),
+        (v4(), icmp).prop_map(|(src, payload)| raw::v4(src, 1, &payload)),
+        (v6(), chain).prop_map(|(src, (next, payload))| raw::v6(src, next, &payload)),
+        acknowledged,
+        replied,
+    ];
+    // Now and then one byte is another.
+    let spoiled = option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>()));
+    (bodies, spoiled).prop_map(|(mut body, spoiled)| {
+        if let Some((index, byte)) = spoiled {
+            let index = index.index(body.len());
+            body[index] = byte;
+        }
+        body
+    })
+}
+
 /// A frame that may come by any port.
 pub fn frame() -> impl Strategy<Value = Drawn> {
     let bytes = (
         address(),
         prop_oneof![6 => station(), 1 => address()],
         tags(),
-        body(),
+        prop_oneof![body(), guarded_body()],
         option::weighted(0.1, 0usize..24),
     )
         .prop_map(|(dst, src, tags, body, cut)| {

@@ -339,7 +339,7 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
     let plan = kernel.opaque(plan);
     if matches!(hook, Hook::TcIngress) && guard::concerns(plan) {
         super::guard::guard_check(raw);
-    } else if kernel.learns(plan.generation) && lease::concerns(plan) {
+    } else if lease::concerns(plan) && kernel.learns(plan.generation) {
         super::guard::guard_learn(raw);
     }
     let plan = kernel.opaque(plan);
