@@ -28,7 +28,8 @@ pub use flow::{Addr, FlowEntry, FlowKey, FlowState, FlowTags, FlowTimeouts, Host
 pub use guard::{LearnedIp, LearnedIpKey, PortIpKey, PortLeases};
 pub use nat::{Binding, BindingKey, Contact, ContactKey, NatCounters, NatMatchKey, NatRule};
 pub use policy::{
-    FlowRules, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PolicyVerdict, PortGroups,
+    BucketRules, FlowRules, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PolicyVerdict,
+    PortGroups,
 };
 pub use port::{PortConf, PortKind, StormKind, StormState};
 pub use switch::{

@@ -7,7 +7,7 @@
 //! one is left. Of all the rules that it meets so the one with the lowest rank counts: neither the number
 //! of rules nor what is in the packet adds more than a step here and there.
 
-use crate::flow::Addr;
+use crate::flow::{Addr, FLOW_BUCKET};
 
 /// Rules that a switch has room for, number 0 left out: a rule's id is the place of its counters.
 pub const POLICY_RULES: u32 = 32_768;
@@ -128,8 +128,17 @@ pub const NO_RANK: u32 = u32::MAX;
 /// In the place of protocol and port in [`PolicyRange::start`]: frames that are not IP.
 pub const NOT_IP: u32 = 256 << 16;
 
-/// The rules that let a connection through, a value of the map `flow_rules` at the place of the entry that
-/// was first.
+/// The rules that let the eight flows of a bucket through, a value of the map `flow_rules`: of an entry that
+/// was first the one that lets its connection out of a VM, of the other direction's the one that lets it in
+/// to a VM. 0 is none. By bucket, since an array's values take eight bytes or more (kernel/bpf/arraymap.c).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BucketRules {
+    /// The rules.
+    pub rules: [u16; FLOW_BUCKET],
+}
+
+/// The rules that let a connection through.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowRules {
@@ -157,8 +166,9 @@ crate::pod!(
     PolicyMatchKey,
     PolicyNode,
     PolicyRange,
-    FlowRules,
+    BucketRules,
     PolicyCounters
 );
 const _: () = assert!(size_of::<PolicyMatchKey>() == 20, "no padding");
 const _: () = assert!(size_of::<PolicyRange>() == 12, "no padding");
+const _: () = assert!(size_of::<BucketRules>() == 16, "no padding");

@@ -399,12 +399,12 @@ pub trait Gateway: Effects + FlowTable {
     fn ask_members<W: Window + ?Sized>(&self, flood: &mut Flood, plan: &Plan, window: &W);
     /// [`flood::admits`](crate::policy::flood::admits), of the member in `slot`.
     fn member_admits(&self, flood: &Flood, slot: u16) -> bool;
-    /// The rules that let the flow through whose first entry is at `index`.
-    fn flow_rules(&self, index: u32) -> Option<*mut FlowRules>;
+    /// The rule of the entry at `index`, as in [`vnet_common::BucketRules`].
+    fn flow_rule(&self, index: u32) -> Option<*mut u16>;
     /// [`judge::count_ended`].
     #[inline(always)]
-    fn count_ended(&self, work: &Work, first: u32) {
-        judge::count_ended(work, first, self);
+    fn count_ended(&self, work: &Work, first: u32, second: u32) {
+        judge::count_ended(work, first, second, self);
     }
     /// Adds to a rule's counters.
     fn count_policy(&self, rule: u16, packets: u64, bytes: u64, flows: u64);

@@ -7,9 +7,9 @@ use std::{
 };
 
 use vnet_common::{
-    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowRules, FlowTags,
-    HostPort, NatCounters, NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey, PolicyNode,
-    PolicyRange, PortGroups,
+    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowTags, HostPort,
+    NatCounters, NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange,
+    PortGroups,
     flow::{FLOW_BUCKET, FlowCounters},
     nat::NAT_RULES,
 };
@@ -80,7 +80,7 @@ pub(super) struct State {
     policy_matches: Vec<(u32, PolicyMatchKey, u32)>,
     policy_nodes: [Vec<PolicyNode>; 2],
     policy_ranges: [Vec<PolicyRange>; 2],
-    flow_rules: Box<[UnsafeCell<FlowRules>]>,
+    flow_rules: Box<[UnsafeCell<u16>]>,
     bindings: RefCell<BTreeMap<Mapping, Binding>>,
     binding_room: usize,
     contacts: RefCell<BTreeMap<Addressed, Contact>>,
@@ -541,7 +541,7 @@ impl Gateway for Machine {
         flood::admits(&flood.question, generation, slot, &mut search, self)
     }
 
-    fn flow_rules(&self, index: u32) -> Option<*mut FlowRules> {
+    fn flow_rule(&self, index: u32) -> Option<*mut u16> {
         self.gateway
             .flow_rules
             .get(index as usize)

@@ -14,10 +14,9 @@ use aya_ebpf::{
     },
 };
 use vnet_common::{
-    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowRules, FlowTags,
-    HostPort, NatCounters, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange,
-    PortGroups,
-    flow::{is_v4, mapped},
+    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowTags, HostPort,
+    NatCounters, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortGroups,
+    flow::{FLOW_BUCKET, is_v4, mapped},
     nat::{self, NAT_MATCH_BITS},
     policy::{self, POLICY_MATCH_BITS},
 };
@@ -720,8 +719,11 @@ impl Gateway for Kernel {
     }
 
     #[inline(always)]
-    fn flow_rules(&self, index: u32) -> Option<*mut FlowRules> {
-        FLOW_RULES.get_ptr_mut(index)
+    fn flow_rule(&self, index: u32) -> Option<*mut u16> {
+        let bucket = FLOW_RULES.get_ptr_mut(index / FLOW_BUCKET as u32)?;
+        let place = core::hint::black_box(index as usize) & (FLOW_BUCKET - 1);
+        // SAFETY: within the bucket.
+        Some(unsafe { (&raw mut (*bucket).rules).cast::<u16>().add(place) })
     }
 
     #[inline(always)]

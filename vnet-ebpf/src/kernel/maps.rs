@@ -8,8 +8,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use vnet_common::{
-    Binding, BindingKey, Contact, ContactKey, ControlReply, DropReport, Event, FdbBucket,
-    FlowEntry, FlowRules, FlowTags, LearnedIp, LearnedIpKey, MacDenyKey, Member, NatCounters,
+    Binding, BindingKey, BucketRules, Contact, ContactKey, ControlReply, DropReport, Event,
+    FdbBucket, FlowEntry, FlowTags, LearnedIp, LearnedIpKey, MacDenyKey, Member, NatCounters,
     NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PortConf,
     PortGroups, PortIpKey, PortLeases, PortMacKey, PortReport, PortSegmentKey, PortTagKey,
     SEGMENTS, SegmentConf, StormState, SwitchConf,
@@ -175,9 +175,9 @@ pub static POLICY_RANGES: Array<PolicyRange, { 2 * policy::POLICY_RANGES as usiz
 /// Not per CPU: written when a connection begins and ends, and for what is dropped.
 #[btf_map]
 pub static POLICY_COUNTERS: Array<PolicyCounters, { policy::POLICY_RULES as usize }> = Array::new();
-/// The rules of security groups that let flows through, at the places of their first entries.
+/// The rules of security groups that let flows through, by bucket.
 #[btf_map]
-pub static FLOW_RULES: Array<FlowRules, 655488, MAPPED> = Array::new();
+pub static FLOW_RULES: Array<BucketRules, 81936, MAPPED> = Array::new();
 
 /// The limit of ICMP errors made on this CPU; see `vnet_ebpf::rate`.
 #[btf_map]

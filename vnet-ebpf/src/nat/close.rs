@@ -70,7 +70,7 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     } else {
         remove(gateway, second_index, places(gateway, &work.reply.key).tag);
     }
-    gateway.count_ended(work, first_index);
+    gateway.count_ended(work, first_index, second_index);
     release(work, true, gateway);
     release(work, false, gateway);
     let owner = work.forward.owner;

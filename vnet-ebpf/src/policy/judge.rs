@@ -9,7 +9,6 @@ use super::{dhcp, is_policed};
 use crate::{
     bytes::zero,
     decide::Plan,
-    flow::table::NO_FLOW,
     gateway::{Gateway, Work},
     ip::has_service_ports,
     nat::{Outcome, Tell, wayout::learn_sender},
@@ -203,24 +202,24 @@ pub fn keep<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> O
 /// Notes the rules that let the connection through whose first entry is at `work.first`.
 #[inline(always)]
 pub fn store_rules<G: Gateway + ?Sized>(work: &Work, gateway: &G) {
-    if work.first == NO_FLOW {
+    let Some(entry) = gateway.flow(work.first) else {
         return;
-    }
-    if let Some(rules) = gateway.flow_rules(work.first) {
-        // SAFETY: map memory; two aligned half-words.
-        let before = unsafe { *rules };
-        if before != work.rules {
-            // SAFETY: as above.
-            unsafe { *rules = work.rules };
-            count_new(before.out_rule, work.rules.out_rule, gateway);
-            count_new(before.in_rule, work.rules.in_rule, gateway);
-        }
-    }
+    };
+    // SAFETY: the table's own entry.
+    let second = unsafe { (*entry).peer };
+    store_rule(work.first, work.rules.out_rule, gateway);
+    store_rule(second, work.rules.in_rule, gateway);
 }
 
-/// Counts a connection for a rule that it did not follow before.
+/// Notes the rule of an entry, and counts the connection for a rule that it did not follow before. An entry
+/// that is its own answer has one.
 #[inline(always)]
-fn count_new<G: Gateway + ?Sized>(before: u16, rule: u16, gateway: &G) {
+fn store_rule<G: Gateway + ?Sized>(index: u32, rule: u16, gateway: &G) {
+    let Some(place) = gateway.flow_rule(index) else {
+        return;
+    };
+    // SAFETY: map memory; an aligned half-word.
+    let before = unsafe { core::ptr::replace(place, rule) };
     if rule != 0 && rule != before {
         gateway.count_policy(rule, 0, 0, 1);
     }
@@ -228,22 +227,22 @@ fn count_new<G: Gateway + ?Sized>(before: u16, rule: u16, gateway: &G) {
 
 /// Counts the packets of a connection that ended for the rules that let it through.
 #[inline(always)]
-pub fn count_ended<G: Gateway + ?Sized>(work: &Work, first: u32, gateway: &G) {
-    let Some(rules) = gateway.flow_rules(first) else {
-        return;
-    };
-    // SAFETY: map memory; two aligned half-words.
-    let ended = unsafe {
-        let ended = *rules;
-        *rules = FlowRules::default();
-        ended
-    };
+pub fn count_ended<G: Gateway + ?Sized>(work: &Work, first: u32, second: u32, gateway: &G) {
     let packets = work.forward.packets.wrapping_add(work.reply.packets);
     let bytes = work.forward.bytes.wrapping_add(work.reply.bytes);
-    if ended.out_rule != 0 {
-        gateway.count_policy(ended.out_rule, packets, bytes, 0);
-    }
-    if ended.in_rule != 0 {
-        gateway.count_policy(ended.in_rule, packets, bytes, 0);
+    end_rule(first, packets, bytes, gateway);
+    end_rule(second, packets, bytes, gateway);
+}
+
+/// Counts for the rule of an entry, and takes it away.
+#[inline(always)]
+fn end_rule<G: Gateway + ?Sized>(index: u32, packets: u64, bytes: u64, gateway: &G) {
+    let Some(place) = gateway.flow_rule(index) else {
+        return;
+    };
+    // SAFETY: map memory; an aligned half-word.
+    let rule = unsafe { core::ptr::replace(place, 0) };
+    if rule != 0 {
+        gateway.count_policy(rule, packets, bytes, 0);
     }
 }

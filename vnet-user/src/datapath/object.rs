@@ -101,7 +101,7 @@ impl Sizes {
             ("CONTACTS", self.flow_size.max(4096)),
             ("PORT_FLOWS", self.max_ports),
             ("PORT_GROUPS", 2 * self.max_ports),
-            ("FLOW_RULES", self.flow_buckets() * FLOW_BUCKET as u32),
+            ("FLOW_RULES", self.flow_buckets()),
         ]
     }
 }
