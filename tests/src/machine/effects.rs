@@ -131,8 +131,12 @@ impl Effects for Machine {
 }
 
 impl Leases for Machine {
-    fn keep(&self, plan: &Plan, sight: &Sight) {
+    fn keep(&self, plan: &Plan, sight: &mut Sight) {
         lease::keep(plan, self, sight);
+    }
+
+    fn tell(&self, plan: &Plan, sight: &Sight) {
+        lease::tell(plan, self, sight);
     }
 }
 

@@ -38,6 +38,9 @@ const END: u8 = 255;
 /// The server's word that the address is leased.
 const ACK: u8 = 5;
 
+/// `flags` of a lease that was kept: it is a new one.
+const LEARNED: u32 = 0x100;
+
 /// DHCPv6's answer to a request (RFC 8415, 7.3).
 const REPLY: u8 = 7;
 /// Addresses for one interface (RFC 8415, 21.4), with 12 bytes in front of the options inside.
@@ -48,7 +51,9 @@ const IA_ADDRESS: u16 = 5;
 /// What learning takes besides tables.
 pub trait Leases: Effects {
     /// [`keep`], which the kernel side has the verifier look at once.
-    fn keep(&self, plan: &Plan, sight: &Sight);
+    fn keep(&self, plan: &Plan, sight: &mut Sight);
+    /// [`tell`], the same way.
+    fn tell(&self, plan: &Plan, sight: &Sight);
 }
 
 /// Whether the frame under way may be a DHCP server's answer: from the host or an uplink, on its way
@@ -152,7 +157,7 @@ fn learn_v4<W: Window + ?Sized, T: Leases + ?Sized>(
     options_v4(window, tables, sight);
     let sight = tables.opaque(sight);
     if sight.flags == u32::from(ACK) && u32::from_ne_bytes(leased) != 0 {
-        tables.keep(plan, sight);
+        keep_and_tell(plan, tables, sight);
     }
 }
 
@@ -230,7 +235,7 @@ fn learn_v6<W: Window + ?Sized, T: Leases + ?Sized>(
                 sight.addr[k] = body[4 + k];
                 k += 1;
             }
-            tables.keep(plan, sight);
+            keep_and_tell(plan, tables, sight);
         }
         // The options inside are the next ones.
         sight.l4 += if code == IA_NA { 16 } else { 4 + len };
@@ -241,7 +246,8 @@ fn learn_v6<W: Window + ?Sized, T: Leases + ?Sized>(
 /// Keeps the lease of the address in `sight` for the seconds in its `end`, if its client is behind a
 /// port that learns.
 #[inline(always)]
-pub fn keep<T: Effects + ?Sized>(plan: &Plan, tables: &T, sight: &Sight) {
+pub fn keep<T: Effects + ?Sized>(plan: &Plan, tables: &T, sight: &mut Sight) {
+    sight.flags = 0;
     let generation = plan.generation;
     let client = &sight.client;
     let Some(entry) = tables.fdb_find(FdbKey::new(*client, plan.segment)) else {
@@ -294,11 +300,30 @@ pub fn keep<T: Effects + ?Sized>(plan: &Plan, tables: &T, sight: &Sight) {
         },
     );
     if !known {
+        sight.flags = LEARNED;
+    }
+}
+
+/// Has the lease in `sight` be kept, and reports one that is new. Not in one function: a program's
+/// stack is for all its calls together.
+#[inline(always)]
+fn keep_and_tell<T: Leases + ?Sized>(plan: &Plan, tables: &T, sight: &mut Sight) {
+    tables.keep(plan, sight);
+    let sight = tables.opaque(sight);
+    if sight.flags == LEARNED {
+        tables.tell(plan, sight);
+    }
+}
+
+/// Reports the lease in `sight`.
+#[inline(always)]
+pub fn tell<T: Effects + ?Sized>(plan: &Plan, tables: &T, sight: &Sight) {
+    if let Some(learned) = tables.learned_ip(plan.segment, &sight.addr) {
         tables.report(&Event {
             time_ns: tables.now_ns(),
             kind: EventKind::IpLearned as u32,
-            mac: *client,
-            slot: port.slot,
+            mac: sight.client,
+            slot: learned.slot,
             segment: plan.segment,
             flow: FlowKey {
                 src: sight.addr,

@@ -54,8 +54,13 @@ pub extern "C" fn guard_learn(raw: *mut __sk_buff) -> u32 {
 
 impl lease::Leases for Kernel {
     #[inline(always)]
-    fn keep(&self, _plan: &Plan, _sight: &Sight) {
+    fn keep(&self, _plan: &Plan, _sight: &mut Sight) {
         guard_keep();
+    }
+
+    #[inline(always)]
+    fn tell(&self, _plan: &Plan, _sight: &Sight) {
+        guard_tell();
     }
 }
 
@@ -69,5 +74,18 @@ extern "C" fn guard_keep() -> u32 {
     // SAFETY: as above.
     let (Scratch { plan, .. }, sight) = unsafe { (&mut *scratch, &mut *sight) };
     lease::keep(plan, &Kernel::bare(), sight);
+    0
+}
+
+/// [`lease::tell`] of what is in the maps.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn guard_tell() -> u32 {
+    let (Some(scratch), Some(sight)) = (SCRATCH.get_ptr(0), SIGHT.get_ptr(0)) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    let (Scratch { plan, .. }, sight) = unsafe { (&*scratch, &*sight) };
+    lease::tell(plan, &Kernel::bare(), sight);
     0
 }
