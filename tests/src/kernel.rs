@@ -484,6 +484,11 @@ impl Switch for Kernel {
                 storms.set(index, state, 0)?;
             }
         }
+        let mut rates: Array<_, u64> = maps::array(&self.pins, "flow_rate")?;
+        for index in 0..rates.len() {
+            let next_ns = rates.get(&index, 0)?;
+            rates.set(index, next_ns.saturating_sub(ns), 0)?;
+        }
         let mut limits: PerCpuArray<_, EventLimit> =
             maps::per_cpu_array(&self.pins, "event_limits")?;
         for kind in 0..EVENT_KINDS {

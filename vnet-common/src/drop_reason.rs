@@ -168,6 +168,8 @@ drop_reasons! {
     NatTableFull = nat_table_full;
     /// The VM holds its share of the flow table.
     NatQuota = nat_quota;
+    /// The VM begins connections faster than it may.
+    NatRate = nat_rate;
     /// A later fragment of a packet whose first one has not been seen.
     NatFragment = nat_fragment;
     /// For an external address that no rule leads on from.
@@ -187,6 +189,8 @@ drop_reasons! {
     PolicyFragment = policy_fragment;
     /// The VM holds its share of the flow table, and is in security groups.
     PolicyQuota = policy_quota;
+    /// The VM begins connections faster than it may, and is in security groups.
+    PolicyRate = policy_rate;
     /// The flow table is full of connections that are alive, and the port is in security groups.
     PolicyTableFull = policy_table_full;
     /// The kernel refused an edit or a redirect of the frame.

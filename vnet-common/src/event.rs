@@ -38,10 +38,12 @@ pub enum EventKind {
     AddressConflict = 15,
     /// A port was leased an IP address.
     IpLearned = 16,
+    /// A VM begins connections faster than it may.
+    FlowRate = 17,
 }
 
 /// Number of event kinds, zero included; the size of the rate limiter's table.
-pub const EVENT_KINDS: u32 = 17;
+pub const EVENT_KINDS: u32 = 18;
 
 impl EventKind {
     /// Every kind.
@@ -62,6 +64,7 @@ impl EventKind {
         Self::PolicyRule,
         Self::AddressConflict,
         Self::IpLearned,
+        Self::FlowRate,
     ];
 
     /// The word that `vnet-user events` prints.
@@ -79,6 +82,7 @@ impl EventKind {
             Self::BlockNew => "block_new",
             Self::BlockEnd => "block_end",
             Self::FlowTableFull => "flow_table_full",
+            Self::FlowRate => "flow_rate",
             Self::FlowQuota => "flow_quota",
             Self::PortsExhausted => "nat_ports_exhausted",
             Self::PolicyRule => "policy_rule",

@@ -26,6 +26,8 @@ pub struct SwitchConf {
     pub flow_limit: u32,
     /// Most connections of one VM's port.
     pub flow_quota: u32,
+    /// Nanoseconds between two connections that one VM's port begins at its limit; 0 is no limit.
+    pub flow_interval_ns: u32,
     /// TCP maximum segment size: 0 leaves it alone, 1 makes it fit the way out's MTU, more is the
     /// most it may be.
     pub mss_clamp: u32,

@@ -365,6 +365,8 @@ pub trait Gateway: Effects + FlowTable {
     fn owner_count(&self, slot: u16) -> u32;
     /// Adds to the connections of a VM's port.
     fn add_owner_count(&self, slot: u16, delta: i32);
+    /// Takes from the limit of connections that a VM's port begins; false when it is exceeded.
+    fn flow_take(&self, slot: u16, interval_ns: u32) -> bool;
     /// Counts a connection for the table and for its rules.
     fn count_flow(&self, what: FlowCount, rule: u16);
     /// Remembers the flow of a fragmented packet.

@@ -145,6 +145,8 @@ pub struct Image {
     pub flow_limit: u32,
     /// Most connections of one VM's port; 0 is a quarter of the table.
     pub flow_quota: u32,
+    /// Connections a second that one VM's port begins at most; 0 is no limit.
+    pub flow_rate: u32,
     /// As in [`vnet_common::SwitchConf`].
     pub mss_clamp: u32,
     /// How long connections live without a packet.
@@ -162,6 +164,7 @@ pub fn compile(config: &Config, facts: &Facts) -> Result<Image, Error> {
         mac_deny: config.mac_deny.iter().map(|mac| mac.octets()).collect(),
         flow_limit: config.settings.flow_size,
         flow_quota: config.settings.flow_quota,
+        flow_rate: config.settings.flow_rate,
         mss_clamp: config.settings.mss_clamp,
         timeouts: config.settings.timeouts,
         ..Image::default()

@@ -77,6 +77,7 @@ pub(super) struct State {
     pub(super) rule_counters: RefCell<BTreeMap<u16, NatCounters>>,
     pub(super) policy_counters: RefCell<BTreeMap<u16, PolicyCounters>>,
     groups: BTreeMap<(u32, u16), PortGroups>,
+    flow_rates: RefCell<BTreeMap<u16, u64>>,
     policy_matches: Vec<(u32, PolicyMatchKey, u32)>,
     policy_nodes: [Vec<PolicyNode>; 2],
     policy_ranges: [Vec<PolicyRange>; 2],
@@ -119,6 +120,7 @@ impl State {
             rule_counters: RefCell::default(),
             policy_counters: RefCell::default(),
             groups: BTreeMap::new(),
+            flow_rates: RefCell::default(),
             policy_matches: Vec::new(),
             policy_nodes: Default::default(),
             policy_ranges: Default::default(),
@@ -457,6 +459,18 @@ impl Gateway for Machine {
             *count = count
                 .checked_add_signed(delta)
                 .expect("a port's connections stay above zero");
+        }
+    }
+
+    fn flow_take(&self, slot: u16, interval_ns: u32) -> bool {
+        let mut rates = self.gateway.flow_rates.borrow_mut();
+        let next = rates.entry(slot).or_default();
+        match rate::take(*next, self.now_ns.get(), interval_ns, 1) {
+            Some(at) => {
+                *next = at;
+                true
+            }
+            None => false,
         }
     }
 

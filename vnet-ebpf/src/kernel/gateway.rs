@@ -38,8 +38,8 @@ use vnet_ebpf::{
 use super::{
     maps::{
         BINDINGS, CHECKED, CONTACTS, EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS,
-        FLOW_RULES, FLOW_SEED, FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, ICMP_LIMIT, MAX_PORTS,
-        NAT_COUNTERS, NAT_MATCH, NAT_RULES, POLICY_COUNTERS, POLICY_MATCH, POLICY_NODES,
+        FLOW_RATE, FLOW_RULES, FLOW_SEED, FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, ICMP_LIMIT,
+        MAX_PORTS, NAT_COUNTERS, NAT_MATCH, NAT_RULES, POLICY_COUNTERS, POLICY_MATCH, POLICY_NODES,
         POLICY_RANGES, PORT_FLOWS, PORT_GROUPS, WORK,
     },
     tables::{Kernel, atomic_add, atomic_add64},
@@ -605,6 +605,23 @@ impl Gateway for Kernel {
         if let Some(count) = PORT_FLOWS.get_ptr_mut(u32::from(slot)) {
             // SAFETY: map memory.
             unsafe { atomic_add(count, delta) };
+        }
+    }
+
+    #[inline(always)]
+    fn flow_take(&self, slot: u16, interval_ns: u32) -> bool {
+        let Some(next) = FLOW_RATE.get_ptr_mut(u32::from(slot)) else {
+            return true;
+        };
+        // SAFETY: map memory. Two CPUs may both take from the same state, as in `storm_take`.
+        unsafe {
+            match rate::take(*next, self.now_ns(), interval_ns, 1) {
+                Some(at) => {
+                    *next = at;
+                    true
+                }
+                None => false,
+            }
         }
     }
 

@@ -135,6 +135,9 @@ pub static FLOW_COUNT: Array<u32, 1> = Array::new();
 /// Connections by the slot of the VM's port.
 #[btf_map]
 pub static PORT_FLOWS: Array<u32, 1024> = Array::new();
+/// When each VM's port may begin its next connection, by slot; see `vnet_ebpf::rate`.
+#[btf_map]
+pub static FLOW_RATE: Array<u64, 1024> = Array::new();
 #[btf_map]
 pub static FLOW_COUNTERS: PerCpuArray<FlowCounters, 1> = PerCpuArray::new();
 #[btf_map]

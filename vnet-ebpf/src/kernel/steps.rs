@@ -45,6 +45,7 @@ steps! {
     step_mapping = Mapping;
     step_route = Route;
     step_source = Source;
+    step_rate = Rate;
     step_room = Room;
     step_block = Block;
     step_map_source = MapSource;

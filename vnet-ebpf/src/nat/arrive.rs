@@ -239,6 +239,9 @@ fn begin_flow<W: Window + ?Sized, G: Gateway + ?Sized>(
         outcome = gateway.step(Step::Judge, work, plan, window);
     }
     if outcome == Outcome::GO_ON {
+        outcome = gateway.step(Step::Rate, work, plan, window);
+    }
+    if outcome == Outcome::GO_ON {
         outcome = gateway.step(Step::Room, work, plan, window);
     }
     if outcome == Outcome::GO_ON {

@@ -111,6 +111,8 @@ pub enum Step {
     Route,
     /// [`open::find_source`].
     Source,
+    /// [`open::may_be_now`].
+    Rate,
     /// [`open::find_room`].
     Room,
     /// [`open::find_block`].
@@ -173,6 +175,7 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::Mapping => open::find_mapping(work, gateway),
         Step::Route => open::find_route(work, plan, gateway),
         Step::Source => open::find_source(work, gateway),
+        Step::Rate => open::may_be_now(work, gateway),
         Step::Room => open::find_room(work, gateway),
         Step::Block => open::find_block(work, gateway),
         Step::MapSource => open::map_source(work, gateway),

@@ -5,7 +5,7 @@ use vnet_common::{
     Addr, BindingKey, ContactKey, DropReason, EventKind, FlowKey, FlowRules, NatRule,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY,
-        FLOW_SNAT, FLOW_STATIC, is_v4,
+        FLOW_SNAT, FLOW_STATIC, KEY_BRIDGED, is_v4,
     },
     nat::{BindingKind, NAT_ADF, NAT_APDF, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind, NatMatch},
     port::{PORT_GATEWAY, PORT_ISOLATED, PORT_NATED},
@@ -618,6 +618,21 @@ pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
         contact_key(work);
         gateway.contact_release(&work.contact_key);
     }
+}
+
+/// Whether the VM may begin another connection by now.
+#[inline(always)]
+pub fn may_be_now<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let interval_ns = gateway.switch().map_or(0, |conf| conf.flow_interval_ns);
+    if !work.inside || interval_ns == 0 || gateway.flow_take(work.owner, interval_ns) {
+        return Outcome::GO_ON;
+    }
+    report(work, EventKind::FlowRate, gateway);
+    Outcome::drop(if work.ip.key.kind == KEY_BRIDGED {
+        DropReason::PolicyRate
+    } else {
+        DropReason::NatRate
+    })
 }
 
 /// Whether there is room for another connection. Before its entries are filled: ending another one uses

@@ -84,6 +84,10 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
     if !work.keeps_flow {
         return Outcome::STACK;
     }
+    let rate = gateway.step(Step::Rate, work, plan, window);
+    if rate != Outcome::GO_ON {
+        return rate;
+    }
     let room = gateway.step(Step::Room, work, plan, window);
     if room != Outcome::GO_ON {
         return no_room(room);

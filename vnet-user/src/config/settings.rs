@@ -31,6 +31,8 @@ pub struct Settings {
     pub flow_size: u32,
     /// Most connections of one VM's port; 0 is a quarter of the table.
     pub flow_quota: u32,
+    /// Connections a second that one VM's port begins at most; 0 is no limit.
+    pub flow_rate: u32,
     /// How long connections live without a packet.
     pub timeouts: FlowTimeouts,
     /// TCP connections are taken up in their middle.
@@ -54,6 +56,7 @@ impl Default for Settings {
             },
             flow_size: 262_144,
             flow_quota: 0,
+            flow_rate: 0,
             timeouts: TimeoutPreset::RFC,
             mid_stream: false,
             mss_clamp: 0,
@@ -239,7 +242,7 @@ pub struct SettingKey {
 }
 
 /// Every key, in the order of listings.
-pub static SETTING_KEYS: [SettingKey; 20] = [
+pub static SETTING_KEYS: [SettingKey; 21] = [
     SettingKey {
         name: "ageing",
         description: "seconds until an unseen address is forgotten, 10 to 86400",
@@ -321,6 +324,17 @@ pub static SETTING_KEYS: [SettingKey; 20] = [
             field: |settings| &mut settings.flow_quota,
             min: 0,
             max: FLOW_SIZE_MAX,
+            power_of_two: false,
+        },
+    },
+    SettingKey {
+        name: "flow_rate",
+        description: "connections a second that one VM begins at most, a second's worth at once; 0 is no limit",
+        needs_restart: false,
+        field: Field::Number {
+            field: |settings| &mut settings.flow_rate,
+            min: 0,
+            max: 1_000_000,
             power_of_two: false,
         },
     },
@@ -537,6 +551,8 @@ pub struct SettingsSection {
     flow_size: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     flow_quota: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_rate: Option<u32>,
     #[serde(default, skip_serializing_if = "TimeoutOverrides::is_empty")]
     timeouts: TimeoutOverrides,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -574,6 +590,7 @@ impl From<&Settings> for SettingsSection {
             },
             flow_size: differing(settings.flow_size, default.flow_size),
             flow_quota: differing(settings.flow_quota, default.flow_quota),
+            flow_rate: differing(settings.flow_rate, default.flow_rate),
             timeouts: TimeoutOverrides::from(&settings.timeouts),
             mid_stream: differing(settings.mid_stream, default.mid_stream),
             mss_clamp: differing(settings.mss_clamp, default.mss_clamp).map(MssClamp::from_number),
@@ -592,6 +609,7 @@ impl From<SettingsSection> for Settings {
             storm: section.storm.over(default.storm),
             flow_size: section.flow_size.unwrap_or(default.flow_size),
             flow_quota: section.flow_quota.unwrap_or(default.flow_quota),
+            flow_rate: section.flow_rate.unwrap_or(default.flow_rate),
             timeouts: section.timeouts.over(default.timeouts),
             mid_stream: section.mid_stream.unwrap_or(default.mid_stream),
             mss_clamp: section

@@ -100,6 +100,10 @@ pub fn next_conf(
             0 => flow_limit / 4,
             quota => quota.min(flow_limit),
         },
+        flow_interval_ns: match image.flow_rate {
+            0 => 0,
+            rate => 1_000_000_000 / rate,
+        },
         mss_clamp: image.mss_clamp,
         timeouts: image.timeouts,
     }

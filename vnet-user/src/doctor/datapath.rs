@@ -309,6 +309,11 @@ fn mend(reason: DropReason) -> Option<&'static str> {
         }
         DropReason::NatTableFull => Some("vnet-user set flow_size=N, down and up"),
         DropReason::NatQuota => Some("vnet-user flow list --vm tells which; set flow_quota=N"),
+        DropReason::NatRate | DropReason::PolicyRate => {
+            Some("vnet-user events tells which VM; set flow_rate=N")
+        }
+        DropReason::PolicyQuota => Some("vnet-user flow list --vm tells which; set flow_quota=N"),
+        DropReason::PolicyTableFull => Some("vnet-user set flow_size=N, down and up"),
         DropReason::NatUntranslated => {
             Some("no rule translates what this private network sends: vnet-user nat add masquerade")
         }
