@@ -17,6 +17,7 @@ pub mod error;
 pub mod flows;
 pub mod gateway;
 pub mod host;
+pub mod import;
 pub mod lifecycle;
 pub mod output;
 pub mod ports;

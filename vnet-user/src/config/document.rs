@@ -7,7 +7,7 @@ use super::settings::SettingsSection;
 use super::storm::StormOverrides;
 use super::{
     Attachment, Config, FailMode, Group, Guard, Invalid, MacAddr, Match, Mode, NatRule, Network,
-    Place, Port, PortIp, Profile, StaticFdb, TrunkEntry,
+    Port, PortIp, Profile, StaticFdb, TrunkEntry,
 };
 
 /// The version of the document that this build reads and writes.
@@ -241,25 +241,30 @@ fn refusal(error: &toml::de::Error) -> Invalid {
     .unwrap_or_else(|| message.to_owned());
     let mut refusal = Invalid::new(why);
     refusal.mend = did_you_mean(message);
-    refusal.place = error.span().map(|span| Box::new(Place::Bytes(span)));
-    refusal
+    match error.span() {
+        Some(span) => refusal.at_bytes(span),
+        None => refusal,
+    }
 }
 
 /// What was meant by a word that is not expected, given a message that names it first and then
 /// what is, each in backticks.
 fn did_you_mean(message: &str) -> Option<String> {
-    /// How alike two words must be, from 0 to 1: a letter wrong, missing or in another place.
-    const ALIKE: f64 = 0.8;
     let (found, expected) = message.split_once("expected")?;
     let found = found.split('`').nth(1)?;
-    expected
-        .split('`')
-        .skip(1)
-        .step_by(2)
+    let expected = expected.split('`').skip(1).step_by(2);
+    alike(found, expected).map(|word| format!("did you mean `{word}`?"))
+}
+
+/// The word that was meant by `found`, if it is like one of them.
+pub(crate) fn alike<'a>(found: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    /// How alike two words must be, from 0 to 1: a letter wrong, missing or in another place.
+    const ALIKE: f64 = 0.8;
+    words
         .map(|word| (strsim::jaro_winkler(found, word), word))
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, word)| format!("did you mean `{word}`?"))
+        .map(|(_, word)| word)
 }
 
 /// Spells `config` with nothing that has its default, and always in the same way.

@@ -13,7 +13,8 @@ use super::{
 };
 
 pub use policy::{
-    add_group, add_policy_rule, bind_group, delete_group, delete_policy_rule, unbind_group,
+    add_group, add_policy_rule, bind_group, delete_group, delete_policy_rule, free_policy_rules,
+    policed_port, unbind_group,
 };
 
 /// Adds a network.

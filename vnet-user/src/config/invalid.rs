@@ -72,6 +72,13 @@ impl Invalid {
         self
     }
 
+    /// The same refusal with where in the text it is.
+    #[must_use]
+    pub fn at_bytes(mut self, place: Range<usize>) -> Self {
+        self.place = Some(Box::new(Place::Bytes(place)));
+        self
+    }
+
     /// The same refusal, which is about number `index` of the tables `name` within the one that it is
     /// in.
     #[must_use]

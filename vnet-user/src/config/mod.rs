@@ -41,6 +41,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub use carried::{Carried, CarriedNetwork};
 pub use checkpoints::{Checkpoint, Checkpoints, KEPT};
 pub use dhcp::DhcpRange;
+pub(crate) use document::alike;
 pub use guard::{Guard, PortIp};
 pub use invalid::{Invalid, Place};
 pub use mac_addr::MacAddr;

@@ -128,7 +128,7 @@ pub struct AddrRange {
 }
 
 /// Ports from the first to the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortRange {
     /// The first.
     pub first: u16,

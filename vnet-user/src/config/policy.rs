@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, PortRange, typed};
 
+pub(crate) use check::check_mapped;
+
 /// The priority of a rule that does not say one.
 pub const DEFAULT_PRIORITY: u16 = 1000;
 
@@ -40,7 +42,7 @@ pub enum GroupDefault {
 }
 
 /// A rule of a group: the first that a connection fits decides.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PolicyRule {
@@ -75,7 +77,7 @@ pub struct PolicyRule {
 }
 
 /// Which way a connection goes, seen from the VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Direction {
@@ -86,7 +88,7 @@ pub enum Direction {
 }
 
 /// What becomes of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum PolicyAction {
@@ -99,14 +101,25 @@ pub enum PolicyAction {
 }
 
 /// An IP protocol's number. As text: its name, or the number where it has none here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Proto(
     /// IANA, Assigned Internet Protocol Numbers.
     pub u8,
 );
 
+impl Proto {
+    /// TCP (RFC 9293).
+    pub const TCP: Self = Self(6);
+
+    /// UDP (RFC 768).
+    pub const UDP: Self = Self(17);
+
+    /// SCTP (RFC 9260).
+    pub const SCTP: Self = Self(132);
+}
+
 /// The other end of a connection. As text: `ADDR/LENGTH`, `ADDR` or `group:NAME`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Remote {
     /// Addresses; no bit is set behind the prefix's length.
     Net(IpNet),

@@ -17,7 +17,7 @@ pub const DOCUMENT_MAX: u64 = 8 << 20;
 /// Longest line that is shown, in bytes: drawing takes more than linear time, and nobody reads it.
 const LINE_SHOWN_MAX: usize = 1000;
 
-/// A document that has been read, but not understood yet.
+/// A document, or another file, that has been read, but not understood yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// What it is called in errors: a path, or "standard input".
@@ -93,8 +93,9 @@ impl Source {
         Ok(config)
     }
 
-    /// The error of a document that is refused, with the place concerned.
-    fn refused(&self, refusal: Invalid) -> Error {
+    /// The error of a text that is refused, with the place concerned.
+    #[must_use]
+    pub fn refused(&self, refusal: Invalid) -> Error {
         let span = refusal.place.as_ref().and_then(|place| self.span(place));
         let mut error = refusal.doing(format!("reading {}", self.name));
         error.mend.get_or_insert_with(|| "edit the file".into());
@@ -108,7 +109,7 @@ impl Source {
     fn excerpt(&self, span: Range<usize>) -> String {
         let start = self.text[..span.start].rfind('\n').map_or(0, |end| end + 1);
         let line = self.text[start..].lines().next().unwrap_or_default();
-        let number = self.text[..start].matches('\n').count() + 1;
+        let number = self.line(start);
         if line.len() > LINE_SHOWN_MAX {
             let column = self.text[start..span.start].chars().count() + 1;
             return format!(" --> {}:{number}:{column}", self.name);
@@ -120,6 +121,13 @@ impl Source {
             .annotation(AnnotationKind::Primary.span(within));
         let report = [Group::with_level(Level::ERROR).element(snippet)];
         Renderer::plain().render(&report)
+    }
+
+    /// The line that the byte `at` is in, from 1.
+    #[must_use]
+    pub fn line(&self, at: usize) -> usize {
+        let before = self.text.as_bytes().iter().take(at);
+        before.filter(|byte| **byte == b'\n').count() + 1
     }
 
     /// The bytes of a place, as far as it is there.

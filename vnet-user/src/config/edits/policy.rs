@@ -1,5 +1,7 @@
 //! The verbs about security groups.
 
+use std::collections::HashSet;
+
 use vnet_common::policy::POLICY_RULES;
 
 use super::no_port;
@@ -52,27 +54,31 @@ pub fn delete_group(config: &mut Config, name: &str) -> Result<(), Invalid> {
 /// count.
 pub fn add_policy_rule(config: &mut Config, name: &str, rule: PolicyRule) -> Result<u16, Invalid> {
     config.require_group(name)?;
-    let last = (POLICY_RULES - 1) as u16;
-    let ids = || config.groups.iter().flat_map(|group| &group.rules);
-    let next = ids()
-        .map(|rule| rule.id)
-        .max()
-        .unwrap_or(0)
-        .saturating_add(1);
-    let id = if next <= last {
-        Some(next)
-    } else {
-        let taken: std::collections::HashSet<u16> = ids().map(|rule| rule.id).collect();
-        (1..=last).find(|id| !taken.contains(id))
-    };
-    let id = id.ok_or_else(|| {
-        Invalid::new(format!("there are {last} rules, and no more are possible"))
-            .mend("delete one first: vnet-user policy rule del GROUP ID")
-    })?;
+    let id = free_policy_rules(config, 1)?[0];
     if let Some(group) = config.groups.iter_mut().find(|group| group.name == name) {
         group.rules.push(PolicyRule { id, ..rule });
     }
     Ok(id)
+}
+
+/// As many ids as `count` that rules may be given: those above the highest there is in the switch, and
+/// then the lowest that are free.
+pub fn free_policy_rules(config: &Config, count: usize) -> Result<Vec<u16>, Invalid> {
+    let last = (POLICY_RULES - 1) as u16;
+    let rules = config.groups.iter().flat_map(|group| &group.rules);
+    let taken: HashSet<u16> = rules.map(|rule| rule.id).collect();
+    let highest = taken.iter().copied().max().unwrap_or(0).min(last);
+    let above = highest + 1..=last;
+    let below = (1..highest).filter(|id| !taken.contains(id));
+    let ids: Vec<_> = above.chain(below).take(count).collect();
+    if ids.len() < count {
+        return Err(Invalid::new(match count {
+            1 => format!("there are {last} rules, and no more are possible"),
+            _ => format!("{count} rules more would be more than the {last} that are possible"),
+        })
+        .mend("delete one first: vnet-user policy rule del GROUP ID"));
+    }
+    Ok(ids)
 }
 
 /// Deletes a rule of the group called `name`.
@@ -104,29 +110,38 @@ pub fn bind_group(
     iface: &str,
 ) -> Result<(), Invalid> {
     config.require_group(name)?;
-    let place = config.ports.iter().position(|port| port.name == iface);
-    let what = match place {
-        _ if iface == switch => Some("the switch device"),
-        Some(place) if config.ports[place].uplink => Some("an uplink"),
-        _ => None,
-    };
-    if let Some(what) = what {
-        return Err(Invalid::new(format!(
-            "it is {what}, and groups are for ports with a VM behind them"
-        ))
-        .mend("bind the VMs' ports instead"));
-    }
-    let place = place.ok_or_else(|| {
-        no_port(config, switch, iface).mend(format!(
-            "vnet-user port add {iface} …, or write groups = [\"{name}\"] into the profile that \
-             it is adopted by"
-        ))
+    let place = policed_port(config, switch, iface, || {
+        format!(
+            "vnet-user port add {iface} …, or write groups = [\"{name}\"] into the profile that it \
+             is adopted by"
+        )
     })?;
     let groups = &mut config.ports[place].groups;
     if !groups.iter().any(|group| group == name) {
         groups.push(name.to_owned());
     }
     Ok(())
+}
+
+/// The place of the port `iface`, which may be bound to groups. `mend` says what to do where there is
+/// none.
+pub fn policed_port(
+    config: &Config,
+    switch: &str,
+    iface: &str,
+    mend: impl FnOnce() -> String,
+) -> Result<usize, Invalid> {
+    let place = config.ports.iter().position(|port| port.name == iface);
+    let what = match place {
+        _ if iface == switch => "the switch device",
+        Some(place) if config.ports[place].uplink => "an uplink",
+        Some(place) => return Ok(place),
+        None => return Err(no_port(config, switch, iface).mend(mend())),
+    };
+    Err(Invalid::new(format!(
+        "it is {what}, and groups are for ports with a VM behind them"
+    ))
+    .mend("bind the VMs' ports instead"))
 }
 
 /// Takes a port out of the group called `name`, where it may not be in it.

@@ -7,15 +7,6 @@ use ipnet::IpNet;
 use super::super::{Invalid, Prefix};
 use super::{PolicyRule, Proto, Remote};
 
-/// TCP's number (RFC 9293).
-const TCP: u8 = 6;
-
-/// UDP's number (RFC 768).
-const UDP: u8 = 17;
-
-/// SCTP's number (RFC 9260).
-const SCTP: u8 = 132;
-
 /// ICMP's number (RFC 792).
 const ICMP: u8 = 1;
 
@@ -38,7 +29,7 @@ impl PolicyRule {
         };
         ports.check().map_err(Invalid::new)?;
         let it = match self.proto {
-            Some(Proto(TCP | UDP | SCTP)) => return Ok(()),
+            Some(Proto::TCP | Proto::UDP | Proto::SCTP) => return Ok(()),
             Some(proto) => format!("it is for {proto}"),
             None => "it is for every protocol".into(),
         };
@@ -75,7 +66,7 @@ impl PolicyRule {
 }
 
 /// Refuses addresses that no packet has.
-fn check_mapped(net: IpNet) -> Result<(), Invalid> {
+pub(crate) fn check_mapped(net: IpNet) -> Result<(), Invalid> {
     match net.addr() {
         IpAddr::V6(addr) if net.prefix_len() >= 96 && addr.to_ipv4_mapped().is_some() => Err(
             Invalid::new(format!("{} is IPv4 in the form of IPv6", Prefix(net)))
