@@ -21,8 +21,8 @@ pub use nat::{
     SnatArgs, StaticArgs,
 };
 pub use policy::{
-    BindingArgs, GroupAddArgs, GroupCommand, GroupDelArgs, PolicyCommand, RuleAddArgs, RuleCommand,
-    RuleDelArgs,
+    BindingArgs, GroupAddArgs, GroupCommand, GroupDelArgs, ImportArgs, PolicyCommand, RuleAddArgs,
+    RuleCommand, RuleDelArgs,
 };
 
 use crate::config::edits::PortChange;

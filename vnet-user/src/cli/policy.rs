@@ -1,5 +1,7 @@
 //! `policy …`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use vnet_common::policy::POLICY_RULES;
 
@@ -22,6 +24,9 @@ pub enum PolicyCommand {
     Bind(BindingArgs),
     /// Have a group no longer decide for a port
     Unbind(BindingArgs),
+    /// Make groups of Kubernetes' NetworkPolicies; those of an earlier import of the same policies are
+    /// replaced
+    Import(ImportArgs),
 }
 
 /// `policy group …`.
@@ -148,6 +153,16 @@ pub struct BindingArgs {
     /// The port
     #[arg(value_parser = parse_iface)]
     pub iface: String,
+}
+
+/// `policy import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The policies (networking.k8s.io/v1), in YAML or JSON; - is standard input
+    pub file: PathBuf,
+    /// Which ports are which pods, in YAML [default: SWITCH.labels.yaml beside the document]
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
 }
 
 impl RuleAddArgs {

@@ -1,7 +1,8 @@
-//! `policy group … | rule … | bind | unbind`. What a port is bound to is a set: binding what is
+//! `policy group … | rule … | bind | unbind | import`. What a port is bound to is a set: binding what is
 //! bound and unbinding what is not are done already.
 
 mod group;
+mod import;
 mod rule;
 
 use super::{edit, load};
@@ -18,6 +19,7 @@ pub fn run(session: &mut Session, output: &Output, command: PolicyCommand) -> Re
         PolicyCommand::Rule(command) => rule::run(session, output, command),
         PolicyCommand::Bind(args) => bind(session, output, &args),
         PolicyCommand::Unbind(args) => unbind(session, output, &args),
+        PolicyCommand::Import(args) => import::run(session, output, &args),
     }
 }
 

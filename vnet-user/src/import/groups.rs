@@ -192,7 +192,7 @@ fn warn(
         };
         if is_nobody {
             let line = line(peer.place.start);
-            warnings.push(format!("{title}: the peer in line {line} is nobody"));
+            warnings.push(format!("{title}: the peer in line {line} means nobody"));
         }
     }
 }
@@ -301,7 +301,7 @@ namespaces:
                 "default/it selects no pod",
                 "default/it has rules of `ingress`, which count for nothing: its policyTypes do not have \
              Ingress",
-                "default/it: the peer in line 10 is nobody",
+                "default/it: the peer in line 10 means nobody",
             ]
         );
         let rules: Vec<_> = plan.policies[0]

@@ -1,7 +1,7 @@
 //! Kubernetes NetworkPolicies as security groups.
 //!
 //! [`manifest`] reads policies and [`pods`] which ports are which pods, both from YAML whose places
-//! are known ([`yaml`], [`fields`]); [`groups`] works out what they come to, and [`install`] puts that
+//! are known ([`yaml`], [`fields`]); [`groups`] works out what they come to, and [`mod@install`] puts that
 //! into a configuration.
 //!
 //! A policy becomes one group, which is bound to the ports of the pods that it selects: allow rules

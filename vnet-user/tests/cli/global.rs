@@ -84,12 +84,6 @@ fn usage_errors() {
 }
 
 #[test]
-fn options_that_do_not_exist_yet_are_unknown() {
-    let refused = Switch::new().refused("policy import groups.yaml");
-    assert!(refused.starts_with("2: "), "{refused}");
-}
-
-#[test]
 fn a_switch_each_has_its_document() {
     let switch = Switch::new();
     switch.ok("--switch br1 network add blue");

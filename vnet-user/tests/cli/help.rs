@@ -369,6 +369,8 @@ fn options_of_policy() {
       rule    Rules of security groups
       bind    Have a group decide for a port too; a port with no group is not filtered
       unbind  Have a group no longer decide for a port
+      import  Make groups of Kubernetes' NetworkPolicies; those of an earlier import of the same
+              policies are replaced
       help    Print this message or the help of the given subcommand(s)
 
     Options:

@@ -5,6 +5,7 @@ mod fdb;
 mod flow;
 mod global;
 mod help;
+mod import;
 mod mac;
 mod nat;
 mod network;
