@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::yaml::{Entry, Node, Value};
+use super::yaml::{Entry, Node, Value, is_other};
 use crate::config::{Invalid, alike};
 
 /// A mapping that has no keys but those that are known.
@@ -119,75 +119,11 @@ pub(super) fn port(node: &Node, what: &str) -> Result<u16, Invalid> {
             .mend("write its number, without quotes"));
     }
     match text.parse() {
+        // YAML's older version takes it for octal.
+        Ok(1..) if text.starts_with('0') => Err(node.refuse(format!(
+            "{text} begins with 0: it is not sure which number this is"
+        ))),
         Ok(port) if port > 0 => Ok(port),
         _ => Err(node.refuse(format!("{text} is no port: use 1 to 65535"))),
-    }
-}
-
-/// Whether YAML, in the version that Kubernetes reads, takes a text without quotes for a truth value
-/// or a number.
-fn is_other(text: &str) -> bool {
-    let lower = text.to_ascii_lowercase();
-    if matches!(
-        lower.as_str(),
-        "true"
-            | "false"
-            | "yes"
-            | "no"
-            | "on"
-            | "off"
-            | "y"
-            | "n"
-            | ".inf"
-            | "+.inf"
-            | "-.inf"
-            | ".nan"
-    ) {
-        return true;
-    }
-    let number = lower.strip_prefix(['+', '-']).unwrap_or(&lower);
-    if let Some((base, digits)) = [(16, "0x"), (8, "0o"), (2, "0b")]
-        .iter()
-        .find_map(|(base, prefix)| Some((*base, number.strip_prefix(prefix)?)))
-    {
-        return !digits.is_empty() && digits.chars().all(|c| c == '_' || c.is_digit(base));
-    }
-    let begins = number.starts_with(|c: char| c.is_ascii_digit() || c == '.');
-    begins && number.replace('_', "").parse::<f64>().is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_text_without_quotes() {
-        for other in [
-            "true", "False", "yes", "NO", "on", "0", "80", "-1", "+1", "1.5", ".5", "1e3", "0x1F",
-            "0o17", "0b1", "1_000", ".inf", ".NaN",
-        ] {
-            assert!(is_other(other), "{other}");
-        }
-        for text in [
-            "a",
-            "web",
-            "1.2.3",
-            "10.0.0.0/8",
-            "v1",
-            "1a",
-            "inf",
-            "nan",
-            "infinity",
-            "-",
-            "0x",
-            "0xg",
-            "truth",
-            "e3",
-            "::1",
-            "1-2",
-            "_1",
-        ] {
-            assert!(!is_other(text), "{text}");
-        }
     }
 }

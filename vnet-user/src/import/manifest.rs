@@ -565,6 +565,11 @@ mod tests {
                 "\"80\" is a port's name",
                 "'80'}]",
             ),
+            (
+                "ingress:\n- ports: [{port: 010}]",
+                "010 begins with 0",
+                "010}]",
+            ),
             ("ingress:\n- ports: [{port: 0}]", "0 is no port", "0}]"),
             (
                 "ingress:\n- ports: [{port: 65536}]",

@@ -191,6 +191,12 @@ impl Tree {
             ..
         }) = self.open.last_mut()
         {
+            if plain && is_other(&text) {
+                let why = format!("a key is a text, and `{text}` without quotes is none");
+                return Err(Invalid::new(why)
+                    .mend(format!("write '{text}'"))
+                    .at_bytes(place));
+            }
             if !seen.insert(text.clone()) {
                 return Err(Invalid::new(format!("`{text}` is there twice")).at_bytes(place));
             }
@@ -219,6 +225,38 @@ impl Tree {
             }
         }
     }
+}
+
+/// Whether YAML, in the version that Kubernetes reads, takes a text without quotes for a truth value
+/// or a number.
+pub(super) fn is_other(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    if matches!(
+        lower.as_str(),
+        "true"
+            | "false"
+            | "yes"
+            | "no"
+            | "on"
+            | "off"
+            | "y"
+            | "n"
+            | ".inf"
+            | "+.inf"
+            | "-.inf"
+            | ".nan"
+    ) {
+        return true;
+    }
+    let number = lower.strip_prefix(['+', '-']).unwrap_or(&lower);
+    if let Some((base, digits)) = [(16, "0x"), (8, "0o"), (2, "0b")]
+        .iter()
+        .find_map(|(base, prefix)| Some((*base, number.strip_prefix(prefix)?)))
+    {
+        return !digits.is_empty() && digits.chars().all(|c| c == '_' || c.is_digit(base));
+    }
+    let begins = number.starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    begins && number.replace('_', "").parse::<f64>().is_ok()
 }
 
 #[cfg(test)]
@@ -298,6 +336,11 @@ mod tests {
             ("a: !!str 8", "tags are not read", 3),
             ("a: 1\nb: 2\na: 3", "`a` is there twice", 10),
             ("? [a]\n: b", "a key is a text", 2),
+            (
+                "'on': b\non: c",
+                "a key is a text, and `on` without quotes is none",
+                8,
+            ),
         ] {
             let (found, place) = refusal(text);
             assert_eq!((found.as_str(), place.start), (why, at), "{text:?}");
@@ -323,5 +366,36 @@ mod tests {
         }
         let _ = documents(&"[".repeat(100_000));
         let _ = documents(&"{a: ".repeat(100_000));
+    }
+
+    #[test]
+    fn what_is_no_text_without_quotes() {
+        for other in [
+            "true", "False", "yes", "NO", "on", "0", "80", "-1", "+1", "1.5", ".5", "1e3", "0x1F",
+            "0o17", "0b1", "1_000", ".inf", ".NaN",
+        ] {
+            assert!(is_other(other), "{other}");
+        }
+        for text in [
+            "a",
+            "web",
+            "1.2.3",
+            "10.0.0.0/8",
+            "v1",
+            "1a",
+            "inf",
+            "nan",
+            "infinity",
+            "-",
+            "0x",
+            "0xg",
+            "truth",
+            "e3",
+            "::1",
+            "1-2",
+            "_1",
+        ] {
+            assert!(!is_other(text), "{text}");
+        }
     }
 }

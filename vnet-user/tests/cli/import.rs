@@ -740,7 +740,7 @@ fn what_is_refused_and_where() {
             from("ipBlock: { cidr: 10.0.0.0/8, except: [192.168.0.0/24] }"),
             LABELS,
         ),
-        (from("podSelector: { matchLabels: { on: yes } }"), LABELS),
+        (from("podSelector: { matchLabels: { run: yes } }"), LABELS),
         (from("*all"), LABELS),
         (format!("{POLICY}\tingress: []\n"), LABELS),
         (POLICY.replace("NetworkPolicy", "Deployment"), LABELS),
@@ -790,10 +790,10 @@ fn what_is_refused_and_where() {
       |                                             ^^^^^^^^^^^^^^
       mend: an exception lies within the `cidr`, and is not all of it
     1: error: reading [DIR]/np.yaml: a label's value is a text, and `yes` without quotes is none
-     --> [DIR]/np.yaml:8:41
+     --> [DIR]/np.yaml:8:42
       |
-    8 |     - podSelector: { matchLabels: { on: yes } }
-      |                                         ^^^
+    8 |     - podSelector: { matchLabels: { run: yes } }
+      |                                          ^^^
       mend: write 'yes'
     1: error: reading [DIR]/np.yaml: it is no YAML: while parsing node, found unknown anchor
      --> [DIR]/np.yaml:8:7
