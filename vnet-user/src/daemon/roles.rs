@@ -7,8 +7,8 @@ use nix::unistd::Group;
 use tokio::net::UnixStream;
 
 use crate::cli::{
-    Command, ConfigCommand, FdbCommand, FlowCommand, MacCommand, NatCommand, NetworkCommand,
-    PortCommand,
+    Command, ConfigCommand, FdbCommand, FlowCommand, GroupCommand, MacCommand, NatCommand,
+    NetworkCommand, PolicyCommand, PortCommand, RuleCommand,
 };
 
 /// Whose members may look: the socket is theirs.
@@ -95,6 +95,10 @@ pub(super) fn needed(command: &Command) -> Option<Role> {
         | Command::Mac(MacCommand::List)
         | Command::Nat(NatCommand::List | NatCommand::Show { .. })
         | Command::Flow(FlowCommand::List(_))
+        | Command::Policy(
+            PolicyCommand::Group(GroupCommand::List | GroupCommand::Show { .. })
+            | PolicyCommand::Rule(RuleCommand::List { .. }),
+        )
         | Command::Config(ConfigCommand::Export | ConfigCommand::List) => Read,
         Command::Network(_)
         | Command::Port(_)
@@ -102,6 +106,13 @@ pub(super) fn needed(command: &Command) -> Option<Role> {
         | Command::Mac(_)
         | Command::Nat(_)
         | Command::Flow(_)
+        // Not `import`, which reads files.
+        | Command::Policy(
+            PolicyCommand::Group(_)
+            | PolicyCommand::Rule(_)
+            | PolicyCommand::Bind(_)
+            | PolicyCommand::Unbind(_),
+        )
         | Command::Config(ConfigCommand::Confirm | ConfigCommand::Rollback { .. }) => Write,
         // The document comes with the request: a path would be opened with the daemon's rights.
         Command::Config(ConfigCommand::Apply(args)) if args.file.as_os_str() == "-" => Write,
@@ -131,6 +142,8 @@ mod tests {
             "port show tap0",
             "nat list",
             "flow list --proto tcp",
+            "policy group list",
+            "policy rule list web",
             "config export",
             "config diff -",
             "get",
@@ -142,6 +155,8 @@ mod tests {
             "port add tap0",
             "network del blue",
             "flow flush",
+            "policy rule del web 3",
+            "policy bind web tap0",
             "fdb flush",
             "mac deny 02:00:00:00:00:01",
             "set ageing=60",
@@ -159,6 +174,7 @@ mod tests {
             "down",
             "daemon",
             "events --follow",
+            "policy import /etc/shadow",
             "doctor --bundle /etc/x",
             "config apply /etc/shadow",
             "config diff /etc/shadow",
