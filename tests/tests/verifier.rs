@@ -8,9 +8,9 @@ use vnet_user::datapath::object::{self, OBJECT, PROGRAMS, Sizes};
 /// last set. More takes a reason.
 const BUDGETS: [(&str, u32); 5] = [
     ("tc_flow", 216_000),
-    ("tc_ingress", 172_000),
-    ("tc_egress", 120_000),
-    ("xdp_uplink", 80_000),
+    ("tc_ingress", 190_000),
+    ("tc_egress", 144_000),
+    ("xdp_uplink", 103_000),
     ("control", 107_000),
 ];
 

@@ -202,6 +202,9 @@ pub struct FlowEntry {
 pub const MARK_FIN: u8 = 1;
 /// `marks`: TCP data and acknowledgements were seen: [`FlowEntry::seq_end`] and `ack` mean something.
 pub const MARK_SEQ: u8 = 2;
+/// `marks` of the direction that was first: the connection was taken up in its middle. It is none until
+/// something comes back: anybody can send a segment without a beginning.
+pub const MARK_MIDDLE: u8 = 4;
 
 /// Entries in one bucket.
 pub const FLOW_BUCKET: usize = 8;

@@ -1,5 +1,7 @@
 //! What becomes of a frame. Reads, never writes.
 
+use core::ptr;
+
 use vnet_common::{
     DropReason, FdbEntry, FdbKey, NO_SEGMENT, NO_SLOT, PortConf, PortKind, StormKind, SwitchConf,
     fdb::FDB_LOCAL,
@@ -39,6 +41,8 @@ pub struct Plan {
     pub segment: u16,
     /// Half of the tables that was looked at.
     pub generation: u32,
+    /// The switch's epoch at that moment, or an earlier one: a flow that has another is judged anew.
+    pub epoch: u32,
     /// What its source address is worth knowing.
     pub source: Source,
     /// Where it leaves, for [`Fate::Forward`].
@@ -193,6 +197,7 @@ impl Plan {
         },
         segment: NO_SEGMENT,
         generation: 0,
+        epoch: 0,
         source: Source::Known,
         exit: Exit {
             ifindex: 0,
@@ -216,6 +221,12 @@ pub fn decide<W: Window + ?Sized, T: Tables + ?Sized>(
 ) {
     *plan = Plan::EMPTY;
     let verdict = judge(meta, window, tables, plan);
+    // A frame to an address that is not known may be of a connection all the same.
+    if matches!(verdict.fate, Fate::Flood) && matches!(verdict.storm, StormKind::UnknownUnicast) {
+        plan.policed |= tables
+            .segment(plan.generation, plan.segment)
+            .is_some_and(|segment| segment.policed != 0);
+    }
     plan.policed &= matches!(verdict.fate, Fate::Forward | Fate::Flood);
     plan.verdict = if matches!(meta.hook, Hook::Xdp) {
         at_xdp(verdict, &plan.exit)
@@ -234,7 +245,13 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
     let Some(conf) = tables.switch() else {
         return unknown_port(meta);
     };
-    let generation = conf.generation;
+    // In this order: a change of the configuration writes the generation first. A flow that was judged by
+    // the old half never passes for one that the new one let through.
+    // SAFETY: aligned words of the table's own.
+    let generation = unsafe {
+        plan.epoch = ptr::read_volatile(&raw const conf.epoch);
+        ptr::read_volatile(&raw const conf.generation)
+    };
     plan.generation = generation;
     let Some(at_interface) = tables.port_by_ifindex(generation, meta.ifindex) else {
         return unknown_port(meta);

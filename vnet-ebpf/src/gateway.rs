@@ -291,8 +291,10 @@ pub struct Work {
     pub keeps_flow: bool,
     /// Its flow is to be judged anew.
     pub rejudge: bool,
-    /// It comes from or goes to another port than its flow's packets did.
+    /// It comes from another port than its flow's packets did.
     pub moved: bool,
+    /// It is an ICMP error about a connection that is let through.
+    pub related: bool,
 }
 
 /// Everything that routing and translation look at and change.

@@ -380,8 +380,16 @@ fn follow_extensions<W: Window + ?Sized>(window: &W, ip: &mut Ip) -> Result<(), 
 #[inline(always)]
 fn read_l4<W: Window + ?Sized>(window: &W, ip: &mut Ip) -> Result<(), Unread> {
     let l4 = ip.l4 as usize;
+    // What is behind the packet in its frame is nothing that a fragment says. Of whole packets the
+    // receiver sees as much.
+    if matches!(ip.part, Part::First) && (ip.payload as i32) < 8 {
+        return Err(Unread::Malformed);
+    }
     match ip.key.proto {
         proto::TCP => {
+            if matches!(ip.part, Part::First) && ip.payload < 14 {
+                return Err(Unread::Malformed);
+            }
             let h: &[u8; 14] = window.at(l4).ok_or(Unread::Malformed)?;
             ip.key.sport = u16::from_be_bytes([h[0], h[1]]);
             ip.key.dport = u16::from_be_bytes([h[2], h[3]]);

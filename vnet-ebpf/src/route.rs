@@ -63,7 +63,7 @@ pub fn look<W: Window + ?Sized, G: Gateway + ?Sized>(
             ptr::read_volatile(&raw const (*entry).mtu),
         )
     };
-    if epoch != conf.epoch
+    if epoch != plan.epoch
         || !(resolved_s == now_s || is_checked(entry, &ip.key.dst, now_s, gateway))
         || slot == NO_SLOT
         || !is_steady(state, ip, flags & FLOW_REPLY != 0)

@@ -17,6 +17,7 @@ use vnet_ebpf::{
     decide::Plan,
     flow::table::{FlowTable, find},
     forward::Flood,
+    frame::is_group,
     gateway::{
         CHECKED, Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, Work,
     },
@@ -545,7 +546,8 @@ impl Gateway for Machine {
 
     fn ask_members<W: Window + ?Sized>(&self, flood: &mut Flood, plan: &Plan, window: &W) {
         let mut ip = Ip::EMPTY;
-        flood::ask(&mut flood.question, plan, window, self, &mut ip);
+        let related = self.related.take() && !is_group(plan.frame.dst);
+        flood::ask(&mut flood.question, plan, window, self, &mut ip, related);
     }
 
     fn member_admits(&self, flood: &Flood, slot: u16) -> bool {

@@ -4,7 +4,7 @@ use core::ptr;
 
 use vnet_common::{
     FlowEntry, FlowState, FlowTimeouts,
-    flow::{FLOW_INSIDE, FLOW_REPLY, MARK_FIN, MARK_SEQ},
+    flow::{FLOW_INSIDE, FLOW_REPLY, MARK_FIN, MARK_MIDDLE, MARK_SEQ},
 };
 
 use crate::{
@@ -24,13 +24,21 @@ const TIME_WAIT: u8 = FlowState::TimeWait as u8;
 #[inline(always)]
 #[must_use]
 pub const fn first(ip: &Ip) -> u8 {
-    if ip.key.proto != proto::TCP {
-        ONE_WAY
-    } else if ip.tcp_flags & TCP_SYN != 0 {
+    if ip.key.proto == proto::TCP {
         SYN_SENT
     } else {
-        // Taken up in its middle.
-        ESTABLISHED
+        ONE_WAY
+    }
+}
+
+/// The marks that its first direction begins with.
+#[inline(always)]
+#[must_use]
+pub const fn first_marks(ip: &Ip) -> u8 {
+    if ip.key.proto == proto::TCP && ip.tcp_flags & TCP_SYN == 0 {
+        MARK_MIDDLE
+    } else {
+        0
     }
 }
 
@@ -161,8 +169,8 @@ pub unsafe fn advance(entry: *mut FlowEntry, peer: *mut FlowEntry, ip: &Ip) {
         let state = ptr::read_volatile(&raw const (*entry).state);
         let flags = ptr::read_volatile(&raw const (*entry).flags);
         let next = if ip.key.proto == proto::TCP {
-            let fins = ptr::read_volatile(&raw const (*peer).marks) & MARK_FIN != 0;
-            advance_tcp(entry, peer, ip, state, flags, fins)
+            let marks = ptr::read_volatile(&raw const (*peer).marks);
+            advance_tcp(entry, peer, ip, state, flags, marks)
         } else if flags & FLOW_REPLY != 0 {
             TWO_WAY
         } else {
@@ -184,9 +192,10 @@ unsafe fn advance_tcp(
     ip: &Ip,
     state: u8,
     flags: u16,
-    peer_fin: bool,
+    peer_marks: u8,
 ) -> u8 {
     let reply = flags & FLOW_REPLY != 0;
+    let peer_fin = peer_marks & MARK_FIN != 0;
     let tcp = ip.tcp_flags;
     if tcp & TCP_RST != 0 {
         // A RST ends a connection only when it comes from the inside, where nobody but the
@@ -240,6 +249,7 @@ unsafe fn advance_tcp(
     }
     match state {
         SYN_RECEIVED if !reply && tcp & TCP_ACK != 0 => ESTABLISHED,
+        SYN_SENT if reply && tcp & TCP_ACK != 0 && peer_marks & MARK_MIDDLE != 0 => ESTABLISHED,
         // Both FINs were seen: an acknowledgement of the other's ends it.
         CLOSING if tcp & TCP_ACK != 0 && peer_fin => {
             // SAFETY: the caller's promise.

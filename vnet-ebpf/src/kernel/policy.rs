@@ -5,6 +5,7 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
 use vnet_ebpf::{
+    frame::is_group,
     gateway::Work,
     policy::{
         flood,
@@ -82,9 +83,12 @@ pub extern "C" fn policy_ask_members(raw: *mut __sk_buff) -> u32 {
         return 0;
     };
     // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
-    let (plan, Work { ip, question, .. }) = unsafe { (&(*scratch).plan, &mut *work) };
+    let (plan, work) = unsafe { (&(*scratch).plan, &mut *work) };
+    let related = work.related && !is_group(plan.frame.dst);
+    work.related = false;
+    let Work { ip, question, .. } = work;
     let raw = core::hint::black_box(raw);
     let kernel = Kernel { ctx: raw.cast() };
-    flood::ask(question, plan, &Skb { skb: raw }, &kernel, ip);
+    flood::ask(question, plan, &Skb { skb: raw }, &kernel, ip, related);
     0
 }

@@ -65,7 +65,6 @@ steps! {
     step_policy_related = PolicyRelated;
     step_policy_fill = PolicyFill;
     step_policy_renew = PolicyRenew;
-    step_policy_end = PolicyEnd;
     step_policy_book = PolicyBook;
 }
 

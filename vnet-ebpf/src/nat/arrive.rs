@@ -80,7 +80,8 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
 }
 
 /// Has security groups judge the flow at `work.index` anew: [`Outcome::GO_ON`] while it may be. Else it
-/// ends, unless it is only the sender who has no part in it.
+/// stays in the table until its time is over, with an epoch that is not in force: without it the next
+/// packet from its other end would pass for the first of a connection.
 #[inline(always)]
 fn rejudge<W: Window + ?Sized, G: Gateway + ?Sized>(
     work: &mut Work,
@@ -92,12 +93,9 @@ fn rejudge<W: Window + ?Sized, G: Gateway + ?Sized>(
         return Outcome::GO_ON;
     }
     let judged = gateway.step(Step::Judge, work, plan, window);
-    let then = if judged == Outcome::GO_ON {
-        Step::Keep
-    } else {
-        Step::PolicyEnd
-    };
-    gateway.step(then, work, plan, window);
+    if judged == Outcome::GO_ON {
+        gateway.step(Step::Keep, work, plan, window);
+    }
     judged
 }
 

@@ -151,8 +151,6 @@ pub enum Step {
     PolicyFill,
     /// [`policy::arrive::renew`].
     PolicyRenew,
-    /// [`policy::arrive::end`].
-    PolicyEnd,
     /// [`policy::arrive::book`].
     PolicyBook,
 }
@@ -201,13 +199,12 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::Reload => policy::judge::reload(work, plan, gateway),
         Step::Keep => policy::judge::keep(work, plan, gateway),
         Step::PolicyKnown => policy::arrive::known(work, plan, gateway),
-        Step::PolicyRelated => policy::arrive::related(work, window, gateway),
+        Step::PolicyRelated => policy::arrive::related(work, plan, window, gateway),
         Step::PolicyFill => {
             policy::arrive::fill(work, plan, gateway);
             Outcome::GO_ON
         }
         Step::PolicyRenew => policy::arrive::renew(work, plan, gateway),
-        Step::PolicyEnd => policy::arrive::end(work, gateway),
         Step::PolicyBook => policy::arrive::book(work, gateway),
     }
 }

@@ -2,7 +2,7 @@
 //! connection on.
 
 use vnet_common::{
-    Addr, BindingKey, ContactKey, DropReason, EventKind, FlowKey, FlowRules, NatRule,
+    Addr, BindingKey, ContactKey, DropReason, EventKind, FlowKey, FlowRules, NO_SLOT, NatRule,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY,
         FLOW_SNAT, FLOW_STATIC, KEY_BRIDGED, is_v4,
@@ -38,6 +38,13 @@ use crate::{
 #[inline(always)]
 pub fn find_target<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let key = &work.ip.key;
+    if work.inside && policy::polices(work.generation, gateway) {
+        // The host may send it on, and it would seem to be whose address it has.
+        let owner = gateway.ip_owner(work.generation, key.segment, &key.src);
+        if owner != NO_SLOT && owner != work.owner {
+            return Outcome::drop(DropReason::IpConflict);
+        }
+    }
     work.target = key.dst;
     work.target_port = key.dport;
     work.target_rule = 0;
@@ -389,9 +396,9 @@ pub fn may_begin<G: Gateway + ?Sized>(work: &Work, gateway: &G) -> Outcome {
 /// Fills what of both entries security groups judge, before anything is taken for the connection.
 #[inline(always)]
 pub fn prepare<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
-    let exempt = policy::dhcp(&work.ip.key);
-    work.exempt_out = exempt.out;
-    work.exempt_in = exempt.into;
+    // A DHCP server is in the network, or answers by a relay that is.
+    work.exempt_out = false;
+    work.exempt_in = false;
     work.not_ip = false;
     let Work {
         ip, forward, reply, ..
@@ -409,6 +416,7 @@ pub fn prepare<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
     reply.key.proto = ip.key.proto;
     reply.slot = plan.port.slot;
     find_port(gateway, work.generation, &mut work.forward);
+    work.to = work.forward.slot;
 }
 
 /// Finds or makes the mapping of the packet's source.
@@ -657,18 +665,19 @@ pub fn find_room<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
 /// Takes the connection on: both entries, its mappings' contacts, its counters.
 #[inline(always)]
 pub fn enter<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
-    let Some(conf) = gateway.switch() else {
-        return Outcome::drop(DropReason::PortUnknown);
-    };
     let Some(via) = gateway.port(work.generation, work.via) else {
         return Outcome::drop(DropReason::IpNoRoute);
     };
     let now_s = gateway.now_s();
-    fill(work, plan, conf.epoch, now_s);
+    fill(work, plan, plan.epoch, now_s);
     work.forward.rule_print = print_of(work, work.forward.rule, gateway);
     work.reply.rule_print = print_of(work, work.reply.rule, gateway);
     work.forward.mtu = mtu_of(gateway, work.generation, via, work.route.mtu);
     find_port(gateway, work.generation, &mut work.forward);
+    if work.forward.slot != work.to && policy::polices(work.generation, gateway) {
+        // Learned since it was judged: to be judged again.
+        work.forward.epoch = plan.epoch.wrapping_sub(1);
+    }
     let back = gateway.port(work.generation, plan.port.slot);
     work.reply.mtu = back.map_or(1500, |back| mtu_of(gateway, work.generation, back, 0));
     let owner = if work.inside {
@@ -892,6 +901,7 @@ fn fill(work: &mut Work, plan: &Plan, epoch: u32, now_s: u32) {
     };
     forward.flags = flags;
     forward.state = first;
+    forward.marks = state::first_marks(ip);
     forward.epoch = epoch;
     forward.seen_s = now_s;
     forward.resolved_s = now_s;

@@ -111,10 +111,7 @@ pub fn renew<G: Gateway + ?Sized>(
     plan: &Plan,
     gateway: &G,
 ) -> Outcome {
-    let Some(conf) = gateway.switch() else {
-        return Outcome::STACK;
-    };
-    let epoch = conf.epoch;
+    let epoch = plan.epoch;
     let Some(pointer) = gateway.flow(work.index) else {
         return Outcome::STACK;
     };
@@ -199,7 +196,12 @@ pub fn renew<G: Gateway + ?Sized>(
         (*pointer).vid = work.forward.vid;
         (*pointer).mtu = mtu;
         (*pointer).resolved_s = now_s;
-        (*pointer).epoch = epoch;
+        // Judged anew, it is that only then.
+        (*pointer).epoch = if work.rejudge {
+            epoch.wrapping_sub(1)
+        } else {
+            epoch
+        };
     }
     // Where it comes from is judged first when that is another port than before.
     if learn && work.inside && !work.moved {

@@ -2,7 +2,7 @@
 //! that the fast path left alone.
 
 use vnet_common::{
-    DropReason, EventKind, FlowRules, NO_SLOT, PortKind,
+    DropReason, EventKind, FlowRules, FlowState, NO_SLOT, PortKind,
     flow::{FLOW_INSIDE, FLOW_REPLY, KEY_BRIDGED, KEY_ROUTED},
 };
 
@@ -19,7 +19,7 @@ use crate::{
     },
     frame::is_group,
     gateway::{Gateway, Work},
-    ip::{self, IPV4, IPV6, Icmp, Part, TCP_ACK, TCP_SYN, proto},
+    ip::{self, IPV4, IPV6, Icmp, Part, TCP_ACK, TCP_RST, TCP_SYN, proto},
     meta::Meta,
     nat::{
         Outcome, Step, Tell,
@@ -72,11 +72,13 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
     let outcome = gateway.step(Step::Judge, work, plan, window);
     let work = gateway.opaque(work);
     if known {
-        if outcome == Outcome::GO_ON {
-            return gateway.step(Step::PolicyRenew, work, plan, window);
-        }
-        gateway.step(Step::PolicyEnd, work, plan, window);
-        return outcome;
+        // What is no longer let through stays in the table until its time is over: else the next packet
+        // from its other end would pass for the first of a connection.
+        return if outcome == Outcome::GO_ON {
+            gateway.step(Step::PolicyRenew, work, plan, window)
+        } else {
+            outcome
+        };
     }
     if outcome != Outcome::GO_ON {
         return outcome;
@@ -134,6 +136,7 @@ fn begin(work: &mut Work, plan: &Plan, meta: &Meta) {
     work.index = NO_FLOW;
     work.first = NO_FLOW;
     work.moved = false;
+    work.related = false;
     work.exempt_out = false;
     work.exempt_in = false;
     work.source_rule = 0;
@@ -171,6 +174,7 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     work.ip.key.kind = KEY_BRIDGED;
     work.keeps_flow = !is_group(plan.frame.dst)
         && !matches!(work.ip.icmp, Icmp::Error)
+        && work.ip.tcp_flags & TCP_RST == 0
         && !exempt.out
         && !exempt.into;
     if matches!(work.ip.part, Part::Later) {
@@ -188,16 +192,15 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         return Outcome::GO_ON;
     }
     work.index = index;
-    let Some(conf) = gateway.switch() else {
-        return Outcome::drop(DropReason::PortUnknown);
-    };
     if !load(work, gateway) {
         return Outcome::GO_ON;
     }
     let is_reply = work.first != index;
     let own = if is_reply { &work.reply } else { &work.forward };
-    if is_reply && begins_anew(work.ip.tcp_flags, own.state, work.ip.key.proto) {
-        // From the other end, with the ports of a connection that is over.
+    let is_over = is_over(own.state) || own.epoch != plan.epoch;
+    if is_reply && is_over && begins(work.ip.tcp_flags, work.ip.key.proto) {
+        // From the other end, with the ports of a connection that is over, or perhaps no longer let
+        // through.
         work.tag = tag_of(gateway, index);
         gateway.close(work);
         return Outcome::GO_ON;
@@ -209,25 +212,28 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         slot => slot,
     };
     let to = work.to;
-    if own.epoch == conf.epoch && own.via == from && own.slot == to {
+    if own.epoch == plan.epoch && own.via == from && own.slot == to {
         note(work, gateway);
         return Outcome::STACK;
     }
-    work.moved = own.via != from || own.slot != to;
     let (origin, target) = if is_reply { (to, from) } else { (from, to) };
     work.reply.slot = origin;
     work.forward.slot = target;
     Outcome::SEND
 }
 
-/// Whether a TCP packet of the direction that answers begins a connection of its own.
+/// Whether a TCP packet begins a connection.
 #[inline(always)]
-const fn begins_anew(tcp_flags: u8, state: u8, protocol: u8) -> bool {
-    const CLOSING: u8 = vnet_common::FlowState::Closing as u8;
-    const TIME_WAIT: u8 = vnet_common::FlowState::TimeWait as u8;
-    protocol == proto::TCP
-        && tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
-        && matches!(state, CLOSING | TIME_WAIT)
+const fn begins(tcp_flags: u8, protocol: u8) -> bool {
+    protocol == proto::TCP && tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+}
+
+/// Whether a connection is closed.
+#[inline(always)]
+const fn is_over(state: u8) -> bool {
+    const CLOSING: u8 = FlowState::Closing as u8;
+    const TIME_WAIT: u8 = FlowState::TimeWait as u8;
+    matches!(state, CLOSING | TIME_WAIT)
 }
 
 /// A packet that the host's stack sends on for the gateway, having found the next hop: what is judged is
@@ -289,7 +295,7 @@ fn note<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
 #[inline(always)]
 pub fn fill<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
     let now_s = gateway.now_s();
-    let epoch = gateway.switch().map_or(0, |conf| conf.epoch);
+    let epoch = plan.epoch;
     let (from, to) = (plan.port.slot, target_slot(plan));
     let to_vm = gateway
         .port(work.generation, to)
@@ -333,6 +339,7 @@ pub fn fill<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
     };
     work.flags = forward.flags;
     forward.state = state;
+    forward.marks = state::first_marks(ip);
     reply.state = state;
     forward.epoch = epoch;
     reply.epoch = epoch;
@@ -345,7 +352,7 @@ pub fn fill<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
 /// Takes the flow at `work.index` on as it was judged now, and books the packet.
 #[inline(always)]
 pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
-    let epoch = gateway.switch().map_or(0, |conf| conf.epoch);
+    let epoch = plan.epoch;
     let Some(entry) = gateway.flow(work.index) else {
         // The gateway's, which looks after itself.
         return Outcome::STACK;
@@ -367,17 +374,6 @@ pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     Outcome::STACK
 }
 
-/// Ends the flow at `work.index`, which is no longer let through; unless it is only the sender who has no
-/// part in it.
-#[inline(always)]
-pub fn end<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
-    if work.index != NO_FLOW && !work.moved {
-        work.tag = tag_of(gateway, work.index);
-        gateway.close(work);
-    }
-    Outcome::GO_ON
-}
-
 /// Books a connection that is in the table.
 #[inline(always)]
 pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
@@ -391,6 +387,7 @@ pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
 #[inline(always)]
 pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
     work: &mut Work,
+    plan: &Plan,
     window: &W,
     gateway: &G,
 ) -> Outcome {
@@ -419,8 +416,18 @@ pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
         index = gateway.find_flow(&work.key);
     }
     if index == NO_FLOW || expire(work, index, gateway) {
-        Outcome::GO_ON
-    } else {
+        return Outcome::GO_ON;
+    }
+    // A VM in groups tells of its own connections without being asked, and of no others.
+    let sent_here = match gateway.flow(index) {
+        // SAFETY: the table's own entry; one aligned word.
+        Some(entry) => (unsafe { (*entry).via }) == plan.port.slot,
+        None => false,
+    };
+    work.related = !plan.port.policed || sent_here;
+    if work.related {
         Outcome::STACK
+    } else {
+        Outcome::GO_ON
     }
 }

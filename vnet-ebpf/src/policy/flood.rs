@@ -3,12 +3,14 @@
 use core::ptr;
 
 use vnet_common::{
-    Addr, NO_SLOT, PolicyVerdict, PortGroups, PortKind, flow::KEY_BRIDGED, policy::NOT_IP,
+    Addr, FlowKey, NO_SLOT, PolicyVerdict, PortGroups, PortKind,
+    flow::{KEY_BRIDGED, KEY_ROUTED},
+    policy::NOT_IP,
 };
 
 use super::{ARP, RARP, exempt, search::Search};
 use crate::{
-    decide::Plan,
+    decide::{Plan, is_stack},
     flow::{state::is_stale, table::NO_FLOW},
     gateway::Gateway,
     ip::{IPV4, IPV6, Ip, Part, has_service_ports, read},
@@ -49,7 +51,8 @@ impl Question {
     };
 }
 
-/// Writes what the members are asked about a frame. `ip` is scratch space.
+/// Writes what the members are asked about a frame; nothing about one that is `related` to a connection.
+/// `ip` is scratch space.
 #[inline(always)]
 pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
     question: &mut Question,
@@ -57,6 +60,7 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
     window: &W,
     gateway: &G,
     ip: &mut Ip,
+    related: bool,
 ) {
     *question = Question::NONE;
     let policed = gateway
@@ -80,7 +84,7 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
         return;
     }
     let ip = gateway.opaque(ip);
-    if exempt(ip).into {
+    if exempt(ip).into || related {
         question.mode = PASS;
         return;
     }
@@ -97,8 +101,8 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
     };
     question.what = u32::from(ip.key.proto) << 16 | u32::from(port);
     question.remote = ip.key.src;
-    question.known = known(&ip.key, plan, gateway);
-    let owner = gateway.ip_owner(plan.generation, plan.segment, &ip.key.src);
+    question.known = known(&mut ip.key, plan, gateway);
+    let owner = gateway.ip_owner(plan.generation, plan.segment, &question.remote);
     let here =
         owner == plan.port.slot || !matches!(plan.port.kind, PortKind::Vm | PortKind::Uplink);
     if owner != NO_SLOT
@@ -111,8 +115,19 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
 
 /// The member that the frame's flow goes to, when it has one that was judged by the rules in force.
 #[inline(always)]
-fn known<G: Gateway + ?Sized>(key: &vnet_common::FlowKey, plan: &Plan, gateway: &G) -> u16 {
-    let index = gateway.find_flow(key);
+fn known<G: Gateway + ?Sized>(key: &mut FlowKey, plan: &Plan, gateway: &G) -> u16 {
+    let mut index = gateway.find_flow(key);
+    let routed = index == NO_FLOW && is_stack(plan.port.kind);
+    if routed {
+        // What the host sends on for the gateway: the entry of the answers says whose it is.
+        let (src, sport) = (key.src, key.sport);
+        key.src = key.dst;
+        key.dst = src;
+        key.sport = key.dport;
+        key.dport = sport;
+        key.kind = KEY_ROUTED;
+        index = gateway.find_flow(key);
+    }
     if index == NO_FLOW {
         return NO_SLOT;
     }
@@ -124,9 +139,18 @@ fn known<G: Gateway + ?Sized>(key: &vnet_common::FlowKey, plan: &Plan, gateway: 
     unsafe {
         let state = ptr::read_volatile(&raw const (*entry).state);
         let seen_s = ptr::read_volatile(&raw const (*entry).seen_s);
-        let stands = ptr::read_volatile(&raw const (*entry).epoch) == conf.epoch
-            && ptr::read_volatile(&raw const (*entry).via) == plan.port.slot
-            && !is_stale(seen_s, now_s, conf.timeouts.of(key.proto, state));
+        let fresh = !is_stale(seen_s, now_s, conf.timeouts.of(key.proto, state));
+        if routed {
+            // Judged as the gateway's a moment ago.
+            return if fresh {
+                ptr::read_volatile(&raw const (*entry).owner)
+            } else {
+                NO_SLOT
+            };
+        }
+        let stands = fresh
+            && ptr::read_volatile(&raw const (*entry).epoch) == plan.epoch
+            && ptr::read_volatile(&raw const (*entry).via) == plan.port.slot;
         if stands {
             ptr::read_volatile(&raw const (*entry).slot)
         } else {

@@ -2,10 +2,10 @@
 
 use vnet_common::{
     DropReason, EventKind, FlowRules, NO_SLOT, PolicyVerdict, PortGroups, PortKind,
-    flow::FLOW_REPLY,
+    flow::FLOW_REPLY, policy::NOT_IP,
 };
 
-use super::{dhcp, is_policed};
+use super::is_policed;
 use crate::{
     bytes::zero,
     decide::Plan,
@@ -22,15 +22,17 @@ use crate::{
 pub fn judge<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     work.rules = FlowRules::default();
     work.policy.generation = work.generation;
-    if !work.not_ip {
-        let key = &work.reply.key;
-        let port = if has_service_ports(key.proto) {
-            key.sport
-        } else {
-            0
-        };
-        work.policy.what = u32::from(key.proto) << 16 | u32::from(port);
-    }
+    let key = &work.reply.key;
+    let port = if has_service_ports(key.proto) {
+        key.sport
+    } else {
+        0
+    };
+    work.policy.what = if work.not_ip {
+        NOT_IP
+    } else {
+        u32::from(key.proto) << 16 | u32::from(port)
+    };
     if !work.exempt_out {
         let outcome = ask(work, true, gateway);
         if outcome != Outcome::GO_ON {
@@ -170,9 +172,8 @@ pub fn reload<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) ->
         return Outcome::STACK;
     }
     work.not_ip = false;
-    let exempt = dhcp(&work.forward.key);
-    work.exempt_out = exempt.out;
-    work.exempt_in = exempt.into;
+    work.exempt_out = false;
+    work.exempt_in = false;
     let is_reply = work.first != work.index;
     if work.moved {
         if is_reply {
@@ -188,13 +189,17 @@ pub fn reload<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) ->
 #[inline(always)]
 pub fn keep<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
     store_rules(work, gateway);
-    if work.moved
-        && let Some(entry) = gateway.flow(work.index)
-        // SAFETY: the table's own entry.
-        && let Some(peer) = gateway.flow(unsafe { (*entry).peer })
-    {
-        // SAFETY: as above.
-        unsafe { learn_sender(peer, plan) };
+    let Some(entry) = gateway.flow(work.index) else {
+        return Outcome::GO_ON;
+    };
+    // SAFETY: the table's own entries; one aligned word.
+    unsafe {
+        if work.moved
+            && let Some(peer) = gateway.flow((*entry).peer)
+        {
+            learn_sender(peer, plan);
+        }
+        (*entry).epoch = plan.epoch;
     }
     Outcome::GO_ON
 }

@@ -56,7 +56,7 @@ pub fn passes<W: Window + ?Sized, G: Gateway + ?Sized>(
         let state = ptr::read_volatile(&raw const (*entry).state);
         let flags = ptr::read_volatile(&raw const (*entry).flags);
         let seen_s = ptr::read_volatile(&raw const (*entry).seen_s);
-        if ptr::read_volatile(&raw const (*entry).epoch) != conf.epoch
+        if ptr::read_volatile(&raw const (*entry).epoch) != plan.epoch
             || ptr::read_volatile(&raw const (*entry).via) != plan.port.slot
             || !leads(
                 ptr::read_volatile(&raw const (*entry).slot),

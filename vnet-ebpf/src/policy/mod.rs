@@ -55,12 +55,18 @@ pub struct Exempt {
 #[must_use]
 pub fn exempt(ip: &Ip) -> Exempt {
     let whole = matches!(ip.part, Part::Whole);
+    let dst = &ip.key.dst;
+    let to_group = if ip.v6 {
+        dst[0] == 0xff
+    } else {
+        dst[12] & 0xf0 == 0xe0
+    };
     let all = whole
         && match ip.key.proto {
-            proto::IGMP => !ip.v6,
+            proto::IGMP => !ip.v6 && to_group,
             proto::ICMPV6 if ip.v6 => match ip.icmp_type {
                 133..=137 => ip.ttl == 255,
-                130..=132 | 143 => true,
+                130..=132 | 143 => to_group,
                 _ => false,
             },
             _ => false,
