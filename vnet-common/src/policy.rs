@@ -38,6 +38,30 @@ pub enum PolicyVerdict {
     Reject = 3,
 }
 
+impl PolicyVerdict {
+    /// The verdict with this number.
+    #[must_use]
+    pub const fn by_number(number: u32) -> Self {
+        match number {
+            1 => Self::Allow,
+            2 => Self::Deny,
+            3 => Self::Reject,
+            _ => Self::None,
+        }
+    }
+
+    /// The word for it, as rules have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Reject => "reject",
+        }
+    }
+}
+
 /// The groups of a port, a value of the map `port_groups` at `generation * max_ports + slot`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
-use vnet_common::{Addr, FlowState, NatCounters, flow::FLOW_INSIDE};
+use vnet_common::{
+    Addr, FlowState, NatCounters,
+    flow::{FLOW_INSIDE, KEY_BRIDGED},
+};
 
 use crate::compile;
 use crate::config::{NatAction, PortRange, names::protocol_name};
@@ -32,6 +35,8 @@ pub struct FlowFilter {
 pub struct FlowRow {
     /// The protocol's name, or its number.
     pub proto: String,
+    /// `routed`, by the gateway, or `bridged`, within a network.
+    pub kind: &'static str,
     /// How far it is ([`vnet_common::FlowState::name`]).
     pub state: String,
     /// The port of the VM whose quota it counts against.
@@ -175,6 +180,11 @@ fn row(connection: &Connection, slots: &Slots, now_s: u32, left_s: u32) -> FlowR
     let state = FlowState::by_number(first.state).unwrap_or_default();
     FlowRow {
         proto: protocol_name(first.key.proto),
+        kind: if first.key.kind == KEY_BRIDGED {
+            "bridged"
+        } else {
+            "routed"
+        },
         state: state.name().into(),
         vm: vm(connection, slots),
         src: address(&first.key.src),
@@ -311,12 +321,19 @@ mod tests {
             ]
         );
         assert_eq!(
-            (row.proto.as_str(), row.state.as_str()),
-            ("tcp", "established")
+            (row.proto.as_str(), row.kind, row.state.as_str()),
+            ("tcp", "routed", "established")
         );
         assert_eq!((row.vm.as_deref(), row.rule), (Some("tap0"), Some(1)));
         assert_eq!((row.age_s, row.timeout_s), (60, 7430));
         assert_eq!((row.packets, row.reply_packets), (5, 4));
+    }
+
+    #[test]
+    fn a_connection_within_a_network_is_told_from_one_of_the_gateway() {
+        let mut connection = connection();
+        connection.first.key.kind = KEY_BRIDGED;
+        assert_eq!(row(&connection, &slots(), 120, 7430).kind, "bridged");
     }
 
     #[test]

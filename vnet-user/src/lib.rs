@@ -20,6 +20,7 @@ pub mod host;
 pub mod import;
 pub mod lifecycle;
 pub mod output;
+pub mod policy_usage;
 pub mod ports;
 pub mod runtime;
 pub mod state;

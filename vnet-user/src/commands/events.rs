@@ -4,7 +4,7 @@ use std::{fs::File, net::IpAddr, os::fd::AsRawFd as _, ptr};
 
 use aya::maps::{MapData, RingBuf};
 use serde::Serialize;
-use vnet_common::{Addr, DropReason, Event, EventKind, FlowKey};
+use vnet_common::{Addr, DropReason, Event, EventKind, FlowKey, PolicyVerdict};
 
 use crate::cli::{EventsArgs, Format};
 use crate::config::{MacAddr, names::protocol_name};
@@ -114,15 +114,19 @@ struct Row {
     /// What the connection concerned is.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     flow: Option<FlowEnds>,
-    /// The external address of a connection or block.
+    /// The external address of a connection or block; of what a security group decided, the address
+    /// that it goes to in the end, where that is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     nat_addr: Option<IpAddr>,
     /// Its port; of a block, the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     nat_port: Option<u16>,
-    /// The translation rule.
+    /// The translation rule, or that of a security group.
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<u16>,
+    /// What the rule of a security group says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<&'static str>,
     /// Ports of a block.
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u32>,
@@ -163,7 +167,10 @@ impl Row {
                 .and_then(|state| state.slots.get(&slot))
                 .map_or_else(|| format!("slot {slot}"), |(name, _)| name.clone())
         };
-        let nat = event.nat_addr != Addr::default();
+        let is_policy = event.kind == EventKind::PolicyRule as u32;
+        let is_untranslated =
+            is_policy && (event.nat_addr, event.nat_port) == (event.flow.dst, event.flow.dport);
+        let nat = event.nat_addr != Addr::default() && !is_untranslated;
         // Of an address that is the matter, the event has nothing but that.
         let is_about_address =
             event.flow.src != Addr::default() && event.flow.dst == Addr::default();
@@ -190,6 +197,7 @@ impl Row {
             nat_addr: nat.then(|| address(&event.nat_addr)),
             nat_port: nat.then_some(event.nat_port),
             rule: (event.rule != 0).then_some(event.rule),
+            verdict: is_policy.then(|| PolicyVerdict::by_number(event.reason).name()),
             count: (event.count != 0).then_some(event.count),
             suppressed: event.suppressed,
         }
@@ -210,6 +218,7 @@ impl Listing for Row {
         "FLOW",
         "AS",
         "RULE",
+        "VERDICT",
         "HELD BACK",
     ];
 
@@ -249,6 +258,7 @@ impl Listing for Row {
                 }
             })),
             or_dash(self.rule),
+            or_dash(self.verdict),
             self.suppressed.to_string(),
         ]
     }

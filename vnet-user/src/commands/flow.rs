@@ -51,6 +51,7 @@ impl Listing for FlowRow {
     const PLURAL: &'static str = "flows";
     const COLUMNS: &'static [&'static str] = &[
         "PROTO",
+        "KIND",
         "STATE",
         "VM",
         "SOURCE",
@@ -77,6 +78,7 @@ impl Listing for FlowRow {
         let as_destination = unless_same(as_destination, &destination);
         vec![
             self.proto.clone(),
+            self.kind.into(),
             self.state.clone(),
             or_dash(self.vm.as_ref()),
             source,
@@ -100,6 +102,7 @@ mod tests {
     fn columns() {
         let row = FlowRow {
             proto: "tcp".into(),
+            kind: "routed",
             state: "established".into(),
             vm: Some("tap0".into()),
             src: [10, 0, 0, 2].into(),
@@ -122,11 +125,12 @@ mod tests {
         assert_eq!(FlowRow::COLUMNS.len(), row.cells().len());
         assert_eq!(
             line(&row),
-            "tcp established tap0 10.0.0.2:40000 192.0.2.80:80 198.51.100.1:40000 - 3s 7437s 5/4 \
+            "tcp routed established tap0 10.0.0.2:40000 192.0.2.80:80 198.51.100.1:40000 - 3s 7437s 5/4 \
              400/5000 1"
         );
         let ping = FlowRow {
             proto: "icmpv6".into(),
+            kind: "bridged",
             vm: None,
             src: "fd00::2".parse().unwrap(),
             dst: "2001:db8::1".parse().unwrap(),
@@ -139,7 +143,7 @@ mod tests {
         };
         assert_eq!(
             line(&ping),
-            "icmpv6 established - [fd00::2]:40000 2001:db8::1 - - 3s 7437s 5/4 400/5000 -"
+            "icmpv6 bridged established - [fd00::2]:40000 2001:db8::1 - - 3s 7437s 5/4 400/5000 -"
         );
     }
 }

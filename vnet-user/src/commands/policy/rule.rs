@@ -9,6 +9,7 @@ use crate::config::policy::DEFAULT_PRIORITY;
 use crate::config::{Direction, Invalid, PolicyAction, PolicyRule, edits};
 use crate::error::{Error, ExitCode};
 use crate::output::{Listing, Output, or_dash};
+use crate::policy_usage::PolicyUsage;
 use crate::runtime::Session;
 
 /// Runs the verb.
@@ -57,7 +58,20 @@ fn list(session: &Session, output: &Output, name: &str) -> Result<(), Error> {
     let group = config
         .require_group(name)
         .map_err(|refusal| refusal.doing(format!("listing the rules of the group {name}")))?;
-    let rows: Vec<_> = group.in_order().into_iter().map(RuleRow::new).collect();
+    let rules = group.in_order();
+    if !session.is_up() {
+        let rows: Vec<_> = rules.into_iter().map(RuleRow::new).collect();
+        return output.list(&rows);
+    }
+    let ids: Vec<_> = rules.iter().map(|rule| rule.id).collect();
+    let usage = session.policy_usage(&ids)?;
+    let rows: Vec<_> = rules
+        .into_iter()
+        .map(|rule| UsedRuleRow {
+            rule: RuleRow::new(rule),
+            usage: usage.get(&rule.id).copied().unwrap_or_default(),
+        })
+        .collect();
     output.list(&rows)
 }
 
@@ -146,5 +160,53 @@ impl Listing for RuleRow {
             self.priority.to_string(),
             or_dash(self.log.then_some("yes")),
         ]
+    }
+}
+
+/// A rule of a switch that is up, and what it has done.
+#[derive(Serialize)]
+struct UsedRuleRow {
+    #[serde(flatten)]
+    rule: RuleRow,
+    #[serde(flatten)]
+    usage: PolicyUsage,
+}
+
+impl Listing for UsedRuleRow {
+    const PLURAL: &'static str = RuleRow::PLURAL;
+    const COLUMNS: &'static [&'static str] = &[
+        "ID",
+        "DIRECTION",
+        "ACTION",
+        "PROTO",
+        "PORTS",
+        "REMOTE",
+        "PRIORITY",
+        "LOG",
+        "PACKETS",
+        "BYTES",
+        "FLOWS",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let PolicyUsage {
+            packets,
+            bytes,
+            flows,
+        } = self.usage;
+        let usage = [packets, bytes, flows].map(|count| count.to_string());
+        self.rule.cells().into_iter().chain(usage).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_in_use_has_what_it_has_done_behind_what_it_is() {
+        let (all, without) = (UsedRuleRow::COLUMNS, RuleRow::COLUMNS);
+        assert_eq!(all[..without.len()], *without);
+        assert_eq!(all[without.len()..], ["PACKETS", "BYTES", "FLOWS"]);
     }
 }
