@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `generate` | XDP; BPF_PROG_TEST_RUN with live frames | sends frames of `FLOWS` flows out of the interface `TARGET` |
 //! | `generate_nat` | the same | sends packets of `FLOWS` flows through a NAT gateway, in one direction |
+//! | `generate_policy` | the same | sends the same packets untranslated, as between two VMs |
 //! | `sink` | XDP | counts and drops |
 //! | `redirect_xdp`, `redirect_tc` | XDP, TC ingress | sends everything out of `TARGET`: what the hook itself costs |
 //! | `floor_xdp`, `floor_tc` | XDP, TC ingress | the lookups and counters that no switch can do without, and nothing else |
@@ -47,10 +48,10 @@ pub static FDB_MASK: Global<u32> = Global::new(16383);
 #[unsafe(no_mangle)]
 pub static FDB_SEED: Global<u64> = Global::new(0);
 
-/// Whether `generate_nat` sends what comes in from outside, rather than what the VM sends.
+/// Whether `generate_nat` and `generate_policy` send what comes back, rather than what the VM sends.
 #[unsafe(no_mangle)]
 pub static INCOMING: Global<u32> = Global::new(0);
-/// The gateway's MAC address, which `generate_nat` sends to: the lower 48 bits, in network order.
+/// The MAC address that `generate_nat` and `generate_policy` send to: the lower 48 bits, in network order.
 #[unsafe(no_mangle)]
 pub static GATEWAY_MAC: Global<u64> = Global::new(0);
 
@@ -93,6 +94,22 @@ pub fn generate_nat(ctx: XdpContext) -> u32 {
     let mac = [mac[2], mac[3], mac[4], mac[5], mac[6], mac[7]];
     let written = if INCOMING.load() != 0 {
         next_frame(&ctx, |flow| nat::incoming(flow, mac))
+    } else {
+        next_frame(&ctx, |flow| nat::outgoing(flow, mac))
+    };
+    match written {
+        Some(()) => redirect(TARGET.load()) as u32,
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// As `generate_nat`, with the same traffic where nobody translates.
+#[xdp]
+pub fn generate_policy(ctx: XdpContext) -> u32 {
+    let mac = GATEWAY_MAC.load().to_be_bytes();
+    let mac = [mac[2], mac[3], mac[4], mac[5], mac[6], mac[7]];
+    let written = if INCOMING.load() != 0 {
+        next_frame(&ctx, |flow| nat::answering(flow, mac))
     } else {
         next_frame(&ctx, |flow| nat::outgoing(flow, mac))
     };

@@ -32,7 +32,7 @@ enum Cli {
     Deb,
     /// Run every test, or those whose names contain FILTER (as root).
     Test(TestArgs),
-    /// Measure vnet and what it is compared with (as root): `bench l2`, `bench nat`, `bench l2 --help`.
+    /// Measure vnet and what it is compared with (as root): `bench l2`, `bench nat`, `bench policy`, `bench l2 --help`.
     #[command(disable_help_flag = true)]
     Bench {
         /// A suite and its options.

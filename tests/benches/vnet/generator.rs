@@ -72,7 +72,8 @@ pub fn send(
     on_one_cpu(outside, || count(sink, || generator.generate(frames)))
 }
 
-fn on_one_cpu<T: Send>(outside: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+/// Does `work` inside the network namespace `outside`, on the CPU that frames are sent on.
+pub fn on_one_cpu<T: Send>(outside: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let cpu = cpu::allowed()?.pop().context("there is no CPU")?;
     netns::inside(outside, || {
         cpu::stay_on(cpu).context("staying on one CPU")?;

@@ -12,6 +12,7 @@ mod l2;
 mod lane;
 mod nat;
 mod pins;
+mod policy;
 mod programs;
 mod rate;
 mod report;
@@ -41,12 +42,15 @@ enum Suite {
     L2(l2::Options),
     /// The NAT gateway: packet rate, new flows, TCP, round trip, memory, expiry
     Nat(nat::Options),
+    /// Security groups: packet rate and new flows by number of rules, changes of rules
+    Policy(policy::Options),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().suite {
         Suite::L2(options) => l2::run(&options),
         Suite::Nat(options) => nat::run(&options),
+        Suite::Policy(options) => policy::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

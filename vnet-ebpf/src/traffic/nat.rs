@@ -67,6 +67,18 @@ pub const fn incoming(flow: u32, to: Mac) -> [u8; FRAME_LEN] {
     )
 }
 
+/// A frame that answers [`outgoing`] where nobody translates: from the router to the VM, to the MAC
+/// address `to`.
+#[inline(always)]
+#[must_use]
+pub const fn answering(flow: u32, to: Mac) -> [u8; FRAME_LEN] {
+    udp(
+        [to, ROUTER_MAC],
+        [remote(flow), VM],
+        [REMOTE_PORT, port(flow)],
+    )
+}
+
 /// What a table without segments knows the packets of [`outgoing`] by.
 #[must_use]
 pub fn outgoing_key(flow: u32) -> FlowKey {
@@ -211,7 +223,11 @@ mod tests {
     #[test]
     fn both_checksums_are_true() {
         for flow in [0, 1, PORTS - 1, PORTS, 999_999, u32::MAX] {
-            for frame in [outgoing(flow, [2; 6]), incoming(flow, [4; 6])] {
+            for frame in [
+                outgoing(flow, [2; 6]),
+                incoming(flow, [4; 6]),
+                answering(flow, [6; 6]),
+            ] {
                 assert_eq!(fold(sum(&frame[14..34])), 0, "the IPv4 header's");
                 let pseudo = sum(&frame[26..34]) + u32::from(UDP) + u32::from(UDP_LEN);
                 assert_eq!(fold(sum(&frame[34..]) + pseudo), 0, "UDP's");
@@ -233,6 +249,11 @@ mod tests {
         let (out, back) = (outgoing(70_000, [2; 6]), incoming(70_000, [2; 6]));
         assert_eq!(out[30..34], back[26..30], "the remote end");
         assert_eq!(out[34..36], back[36..38], "the port");
+        let answer = answering(70_000, [2; 6]);
+        assert_eq!(
+            (&out[26..30], &out[30..34]),
+            (&answer[30..34], &answer[26..30])
+        );
         assert_eq!(outgoing_key(70_000).dst, incoming_key(70_000).src);
     }
 }

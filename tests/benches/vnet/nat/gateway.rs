@@ -252,7 +252,8 @@ fn json(netns: &Netns, arguments: &str) -> Result<serde_json::Value> {
     serde_json::from_str(&netns.ip(arguments)?).context("reading what `ip -j` printed")
 }
 
-fn parsed_mac(text: &str) -> Option<Mac> {
+/// A MAC address as programs print it.
+pub fn parsed_mac(text: &str) -> Option<Mac> {
     let bytes: Option<Vec<u8>> = text
         .split(':')
         .map(|byte| u8::from_str_radix(byte, 16).ok())

@@ -1,6 +1,6 @@
 //! The NAT gateway.
 
-mod conntrack;
+pub mod conntrack;
 mod expiry;
 mod gateway;
 mod lane;
@@ -16,6 +16,7 @@ use anyhow::Result;
 use clap::ValueEnum as _;
 use serde::Serialize;
 
+pub use self::gateway::{parsed_mac, text};
 use self::{conntrack::Room, gateway::Contestant};
 use crate::{
     report::{self, Aim},
