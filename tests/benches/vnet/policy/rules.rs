@@ -39,7 +39,7 @@ fn rules(count: u32) -> Vec<Rule> {
             remote,
             proto: if n % 5 < 3 { "tcp" } else { "udp" },
             ports: if is_around { first.to_string() } else { ports },
-            allow: n % 7 != 0,
+            allow: !n.is_multiple_of(7),
         }
     };
     let mut rules: Vec<_> = (0..count.saturating_sub(1)).map(rule).collect();
