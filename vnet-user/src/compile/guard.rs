@@ -50,6 +50,15 @@ pub(super) fn add(
     slots: &BTreeMap<Owner, u16>,
     present: &[(&SwitchPort, Interface)],
 ) {
+    // Whose they are is asked for ports with guards or in groups. Without these the tables do not change
+    // whenever an interface gets an address.
+    let is_asked = present.iter().any(|(listed, _)| {
+        let port = &listed.port;
+        listed.role == Role::Vm && (flags(port) != 0 || !port.groups.is_empty())
+    });
+    if !is_asked {
+        return;
+    }
     // The host's come first: they are its own, whatever a document says.
     for (listed, interface) in present {
         let outside = is_outside(listed, interface);
