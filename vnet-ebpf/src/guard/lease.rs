@@ -11,7 +11,7 @@ use vnet_common::{
 
 use super::{Sight, v4, v6};
 use crate::{
-    decide::{Fate, Plan, is_stack},
+    decide::{Fate, Plan},
     ip::{IPV4, IPV4_LEN, IPV6, proto},
     tables::Effects,
     window::Window,
@@ -78,46 +78,11 @@ pub fn learn<W: Window + ?Sized, T: Leases + ?Sized>(
     sight.clear();
     sight.l3 = plan.frame.payload_offset() as u32;
     let sight = tables.opaque(sight);
-    if is_stack(plan.port.kind) && !is_the_hosts(plan, window, tables, sight) {
-        return;
-    }
-    let sight = tables.opaque(sight);
     if plan.frame.ether_type == IPV4 {
         learn_v4(plan, window, tables, sight);
     } else if v6::read(window, sight) == Ok(()) {
         learn_v6(plan, window, tables, sight);
     }
-}
-
-/// Whether a packet of a stack's port comes from the host itself. What the host sends on for others comes by
-/// there too: a VM could have it relay an answer of its own.
-#[inline(always)]
-fn is_the_hosts<W: Window + ?Sized, T: Leases + ?Sized>(
-    plan: &Plan,
-    window: &W,
-    tables: &T,
-    sight: &mut Sight,
-) -> bool {
-    let l3 = sight.l3 as usize;
-    if plan.frame.ether_type == IPV4 {
-        let Some(src) = window.at::<4>(l3 + 12) else {
-            return false;
-        };
-        sight.addr = mapped(*src);
-    } else {
-        let Some(src) = window.at::<16>(l3 + 8) else {
-            return false;
-        };
-        // Link-local addresses are not sent on (RFC 4291, 2.5.6).
-        if src[0] == 0xfe && src[1] & 0xc0 == 0x80 {
-            return true;
-        }
-        sight.addr = *src;
-    }
-    let owner = tables.port_ip(plan.generation, plan.segment, &sight.addr);
-    tables
-        .port(plan.generation, owner)
-        .is_some_and(|port| is_stack(port.kind))
 }
 
 /// Whether a frame is a DHCP message to a client, which XDP leaves to TC.
@@ -305,10 +270,8 @@ pub fn keep<T: Effects + ?Sized>(plan: &Plan, tables: &T, sight: &mut Sight) {
         reserved: 0,
     };
     let known = match tables.learned_ip(key.segment, &key.addr) {
-        Some(learned) if learned.slot == port.slot => true,
-        // Nor what somebody else is leased.
-        Some(learned) if learned.expires_s > tables.now_s() => return,
-        _ => false,
+        Some(learned) => learned.slot == port.slot,
+        None => false,
     };
     if sight.end == 0 {
         if known {

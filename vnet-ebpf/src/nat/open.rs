@@ -38,6 +38,11 @@ use crate::{
 #[inline(always)]
 pub fn find_target<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let key = &work.ip.key;
+    // What is routed on comes from the host, whose DHCP server's answers ports learn from.
+    let answers = policy::is_dhcp_answer(key);
+    if work.inside && answers && gateway.learns(work.generation) {
+        return Outcome::drop(DropReason::DhcpServer);
+    }
     if work.inside && policy::polices(work.generation, gateway) {
         // The host may send it on, and it would seem to be whose address it has.
         let owner = gateway.ip_owner(work.generation, key.segment, &key.src);

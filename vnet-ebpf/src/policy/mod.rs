@@ -78,6 +78,13 @@ pub fn exempt(ip: &Ip) -> Exempt {
     }
 }
 
+/// Whether a packet is a DHCP server's to a client.
+#[inline(always)]
+#[must_use]
+pub fn is_dhcp_answer(key: &FlowKey) -> bool {
+    dhcp(key).into
+}
+
 /// What a VM sends to a DHCP server, and what it gets from one.
 #[inline(always)]
 #[must_use]
