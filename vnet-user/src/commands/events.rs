@@ -172,8 +172,9 @@ impl Row {
             is_policy && (event.nat_addr, event.nat_port) == (event.flow.dst, event.flow.dport);
         let nat = event.nat_addr != Addr::default() && !is_untranslated;
         // Of an address that is the matter, the event has nothing but that.
-        let is_about_address =
-            event.flow.src != Addr::default() && event.flow.dst == Addr::default();
+        let is_about_address = event.flow.src != Addr::default()
+            && event.flow.dst == Addr::default()
+            && event.nat_addr == Addr::default();
         let ago_ns = kernel::monotonic_ns().saturating_sub(event.time_ns);
         let now_ms = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
