@@ -53,6 +53,21 @@ pub struct FlowKey {
     pub kind: u8,
 }
 
+impl FlowKey {
+    /// The key of packets that go the other way, untranslated.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            sport: self.dport,
+            dport: self.sport,
+            ..*self
+        }
+    }
+}
+
 /// `kind` of a key: packets that the gateway sends on.
 pub const KEY_ROUTED: u8 = 0;
 /// `kind` of a key: packets that stay in their segment, between ports of which one is in security groups.

@@ -20,7 +20,6 @@ use crate::{
     nat::{self, Outcome, Step},
     policy::{
         flood::Question,
-        judge,
         search::{self, Search},
     },
     tables::Effects,
@@ -405,11 +404,6 @@ pub trait Gateway: Effects + FlowTable {
     fn member_admits(&self, flood: &Flood, slot: u16) -> bool;
     /// The rule of the entry at `index`, as in [`vnet_common::BucketRules`].
     fn flow_rule(&self, index: u32) -> Option<*mut u16>;
-    /// [`judge::count_ended`].
-    #[inline(always)]
-    fn count_ended(&self, work: &Work, first: u32, second: u32) {
-        judge::count_ended(work, first, second, self);
-    }
     /// Adds to a rule's counters.
     fn count_policy(&self, rule: u16, packets: u64, bytes: u64, flows: u64);
     /// Whether another ICMP error may be made now.

@@ -2,7 +2,6 @@
 
 use vnet_common::{
     DropReason, FlowRules,
-    flow::KEY_ROUTED,
     nat::NatMatch,
     port::{PORT_GATEWAY, PORT_NATED},
 };
@@ -394,16 +393,8 @@ pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
     if ip::read_embedded(window, inner_l3, v6, &mut work.inner) != Ok(()) {
         return Outcome::GO_ON;
     }
-    let inner = work.inner.key;
-    work.key = vnet_common::FlowKey {
-        src: inner.dst,
-        dst: inner.src,
-        sport: inner.dport,
-        dport: inner.sport,
-        segment: work.ip.key.segment,
-        proto: inner.proto,
-        kind: KEY_ROUTED,
-    };
+    work.key = work.inner.key.reversed();
+    work.key.segment = work.ip.key.segment;
     let index = gateway.find_flow(&work.key);
     if index == NO_FLOW {
         return Outcome::GO_ON;

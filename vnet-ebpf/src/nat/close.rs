@@ -19,6 +19,7 @@ use crate::{
         table::{BUCKETS, places, remove, tag_of},
     },
     gateway::{FlowCount, Gateway, Work},
+    policy::judge::count_ended,
 };
 
 /// Ends the connection with an entry at `work.index` whose tag is `work.tag`: both entries, its mappings'
@@ -70,7 +71,7 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
     } else {
         remove(gateway, second_index, places(gateway, &work.reply.key).tag);
     }
-    gateway.count_ended(work, first_index, second_index);
+    count_ended(work, first_index, second_index, gateway);
     release(work, true, gateway);
     release(work, false, gateway);
     let owner = work.forward.owner;

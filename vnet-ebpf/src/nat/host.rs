@@ -3,7 +3,7 @@
 
 use core::ptr;
 
-use vnet_common::{FlowKey, FlowState, flow::KEY_ROUTED};
+use vnet_common::FlowState;
 
 use crate::{
     flow::{
@@ -62,16 +62,7 @@ pub fn uses<G: Gateway + ?Sized>(port: u16, proto: u8, gateway: &G) -> bool {
 /// notes that the host uses its port.
 #[inline(always)]
 pub fn claim<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
-    let own = &work.ip.key;
-    work.key = FlowKey {
-        src: own.dst,
-        dst: own.src,
-        sport: own.dport,
-        dport: own.sport,
-        segment: own.segment,
-        proto: own.proto,
-        kind: KEY_ROUTED,
-    };
+    work.key = work.ip.key.reversed();
     let index = gateway.find_flow(&work.key);
     if index != NO_FLOW {
         work.index = index;

@@ -2,7 +2,7 @@
 //! connection on.
 
 use vnet_common::{
-    Addr, BindingKey, ContactKey, DropReason, EventKind, FlowKey, FlowRules, NO_SLOT, NatRule,
+    Addr, BindingKey, ContactKey, DropReason, EventKind, FlowRules, NO_SLOT, NatRule,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY,
         FLOW_SNAT, FLOW_STATIC, KEY_BRIDGED, is_v4,
@@ -368,13 +368,7 @@ fn untranslated<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     let Some(at) = gateway.port(work.generation, work.at) else {
         return Outcome::STACK;
     };
-    work.key = FlowKey {
-        src: work.ip.key.dst,
-        dst: work.ip.key.src,
-        sport: work.ip.key.dport,
-        dport: work.ip.key.sport,
-        ..work.ip.key
-    };
+    work.key = work.ip.key.reversed();
     gateway.route(at.ifindex, &work.key, &mut work.route);
     if matches!(work.route.kind, RouteKind::Out) && work.route.ifindex == at.ifindex {
         Outcome::STACK

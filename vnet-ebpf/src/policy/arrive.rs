@@ -198,9 +198,10 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     let is_reply = work.first != index;
     let own = if is_reply { &work.reply } else { &work.forward };
     let is_over = is_over(own.state) || own.epoch != plan.epoch;
-    if is_reply && is_over && begins(work.ip.tcp_flags, work.ip.key.proto) {
+    let its_own = own.via == plan.port.slot;
+    if is_reply && its_own && is_over && begins(work.ip.tcp_flags, work.ip.key.proto) {
         // From the other end, with the ports of a connection that is over, or perhaps no longer let
-        // through.
+        // through. Not from another port: who passes for that end ends nothing.
         work.tag = tag_of(gateway, index);
         gateway.close(work);
         return Outcome::GO_ON;
@@ -243,16 +244,8 @@ fn of_the_gateway<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G
     if !is_stack(plan.port.kind) {
         return Outcome::GO_ON;
     }
-    let own = &work.ip.key;
-    work.key = vnet_common::FlowKey {
-        src: own.dst,
-        dst: own.src,
-        sport: own.dport,
-        dport: own.sport,
-        segment: own.segment,
-        proto: own.proto,
-        kind: KEY_ROUTED,
-    };
+    work.key = work.ip.key.reversed();
+    work.key.kind = KEY_ROUTED;
     let index = gateway.find_flow(&work.key);
     if index == NO_FLOW {
         return Outcome::GO_ON;
@@ -401,15 +394,9 @@ pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
     if inner.src != work.ip.key.dst {
         return Outcome::GO_ON;
     }
-    work.key = vnet_common::FlowKey {
-        src: inner.dst,
-        dst: inner.src,
-        sport: inner.dport,
-        dport: inner.sport,
-        segment: work.ip.key.segment,
-        proto: inner.proto,
-        kind: KEY_BRIDGED,
-    };
+    work.key = inner.reversed();
+    work.key.segment = work.ip.key.segment;
+    work.key.kind = KEY_BRIDGED;
     let mut index = gateway.find_flow(&work.key);
     if index == NO_FLOW {
         work.key.kind = KEY_ROUTED;
