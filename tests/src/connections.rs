@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{Array, MapData};
 use vnet_common::{
-    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowState, FlowTags,
-    HostPort,
+    Addr, Ban, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowState, FlowTags,
+    HostPort, Source, SourceKey,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_BUCKET, FLOW_BUSY, FLOW_CONTACT, FLOW_INSIDE, FLOW_PORT,
-        FLOW_REPLY,
+        FLOW_REPLY, FLOW_SOURCE,
     },
     nat::BindingKind,
 };
@@ -118,6 +118,23 @@ pub struct Connections {
     pub owners: BTreeMap<u16, u32>,
     /// Which ports the host has begun connections from, and when: TCP, UDP, echo.
     pub host_ports: BTreeMap<u16, [u32; 3]>,
+    /// How many connections a source has, where they are counted.
+    pub sources: BTreeMap<SourceKey, u32>,
+    /// Sources that are kept away, ended bans included.
+    pub bans: BTreeMap<SourceKey, Ban>,
+}
+
+/// The map `sources`.
+fn read_sources(pins: &Pins) -> Result<BTreeMap<SourceKey, u32>> {
+    let sources = maps::hash::<SourceKey, Source>(pins, "sources")?;
+    let counted = sources.iter().map(|found| found.map(|(k, s)| (k, s.flows)));
+    Ok(counted.collect::<Result<_, _>>()?)
+}
+
+/// The map `bans`.
+fn read_bans(pins: &Pins) -> Result<BTreeMap<SourceKey, Ban>> {
+    let bans = maps::hash::<SourceKey, Ban>(pins, "bans")?;
+    Ok(bans.iter().collect::<Result<_, _>>()?)
 }
 
 impl Connections {
@@ -168,6 +185,8 @@ impl Connections {
             count: flows::count(pins)?,
             owners,
             host_ports,
+            sources: read_sources(pins)?,
+            bans: read_bans(pins)?,
         })
     }
 
@@ -280,6 +299,20 @@ impl Connections {
                 }
             }
         }
+        let mut sources: BTreeMap<SourceKey, u32> = BTreeMap::new();
+        for held in self.firsts() {
+            let entry = &held.entry;
+            if entry.flags & FLOW_SOURCE != 0 {
+                let inside = entry.flags & FLOW_INSIDE != 0;
+                let source = SourceKey::of(&entry.key, inside);
+                *sources.entry(source).or_default() += 1;
+            }
+        }
+        ensure!(
+            sources == self.sources,
+            "connections by source: {sources:?}, counted: {:?}",
+            self.sources
+        );
         let count = self.firsts().count();
         ensure!(
             self.held.len() == 2 * count - alone && count == self.count as usize,

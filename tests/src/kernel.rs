@@ -24,10 +24,12 @@ use aya::{
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use vnet_common::{
-    ControlOp, ControlRequest, Event, FdbBucket, Mac, NO_SLOT, StormState,
+    Attempts, ControlOp, ControlRequest, Event, FdbBucket, Mac, NO_SLOT, Source, SourceKey,
+    StormState,
     event::{EVENT_KINDS, EventLimit},
     policy::NO_RANK,
-    switch::{SWITCH_POLICY, SWITCH_ROUTES},
+    port::PORT_POLICED,
+    switch::SWITCH_ROUTES,
 };
 use vnet_ebpf::{
     meta::{Hook, Tag},
@@ -478,7 +480,7 @@ impl Switch for Kernel {
         let mut storms: Array<_, StormState> = maps::array(&self.pins, "storm_state")?;
         for index in 0..storms.len() {
             let mut state = storms.get(&index, 0)?;
-            if state.next_ns != [0; 3] {
+            if state.next_ns != StormState::default().next_ns {
                 // 0 is at rest, and so is every time before now.
                 state.next_ns = state.next_ns.map(|next_ns| next_ns.saturating_sub(ns));
                 storms.set(index, state, 0)?;
@@ -488,6 +490,18 @@ impl Switch for Kernel {
         for index in 0..rates.len() {
             let next_ns = rates.get(&index, 0)?;
             rates.set(index, next_ns.saturating_sub(ns), 0)?;
+        }
+        let mut sources = maps::hash::<SourceKey, Source>(&self.pins, "sources")?;
+        for entry in sources.iter().collect::<Result<Vec<_>, _>>()? {
+            let (key, mut source) = entry;
+            source.next_ns = source.next_ns.saturating_sub(ns);
+            sources.insert(key, source, 0)?;
+        }
+        let mut attempts = maps::hash::<SourceKey, Attempts>(&self.pins, "attempts")?;
+        for entry in attempts.iter().collect::<Result<Vec<_>, _>>()? {
+            let (key, mut made) = entry;
+            made.next_ns = made.next_ns.saturating_sub(ns);
+            attempts.insert(key, made, 0)?;
         }
         let mut limits: PerCpuArray<_, EventLimit> =
             maps::per_cpu_array(&self.pins, "event_limits")?;
@@ -537,7 +551,10 @@ impl Switch for Kernel {
     }
 
     fn apply(&mut self, setup: &Setup) -> Result<()> {
-        if setup.image.flags & (SWITCH_ROUTES | SWITCH_POLICY) != 0 && !self.routes {
+        let mut ports = setup.image.ports.values();
+        let follows = setup.image.flags & SWITCH_ROUTES != 0
+            || ports.any(|port| port.flags & PORT_POLICED != 0);
+        if follows && !self.routes {
             self.load_flow_program()?;
             self.routes = true;
         }

@@ -7,6 +7,7 @@
 mod effects;
 mod flow;
 mod gateway;
+mod limit;
 mod packet;
 mod tables;
 
@@ -32,7 +33,7 @@ use vnet_ebpf::{
     ip::Ip,
     meta::{Hook, Meta, Tag},
     policy::look::passes,
-    settle::{settle, settle_source},
+    settle::{settle, settle_limited, settle_source},
     tables::Tables as _,
 };
 use vnet_user::datapath::{object::Sizes, publish::next_conf};
@@ -85,6 +86,7 @@ pub struct Machine {
     /// Tags that the next frame may still have made before the kernel is out of memory.
     tags_left: Cell<u32>,
     gateway: gateway::State,
+    limits: limit::State,
 }
 
 impl Machine {
@@ -123,6 +125,7 @@ impl Machine {
             related: Cell::new(false),
             tags_left: Cell::new(u32::MAX),
             gateway: gateway::State::new(setup),
+            limits: limit::State::new(setup),
         };
         machine.publish(setup);
         machine
@@ -207,6 +210,7 @@ impl Machine {
             })
             .collect();
         self.gateway.publish(setup, generation);
+        self.limits.publish(setup, generation);
         self.conf = next_conf(&self.conf, &self.sizes, image, generation);
         self.devices = setup
             .devices
@@ -271,6 +275,7 @@ impl Machine {
         let mut plan = Plan::EMPTY;
         decide(&meta, &skb, self, &mut plan);
         self.guard(&meta, &mut plan, &mut skb);
+        settle_limited(&mut plan, &meta, self);
         if meta.hook == Hook::TcIngress && plan.stack_slot != NO_SLOT {
             let action = self.route_on(&mut plan, &meta, &mut skb);
             return skb.end(action);
@@ -451,7 +456,7 @@ impl Switch for Machine {
     }
 
     fn connections(&self) -> Result<Connections> {
-        Ok(self.gateway.connections())
+        Ok(self.gateway.connections(&self.limits))
     }
 
     fn sweep_flows(&mut self) -> Result<()> {

@@ -117,6 +117,16 @@ drop_reasons! {
     StormMulticast = storm_multicast;
     /// Over the port's limit for unicast frames to unknown destinations.
     StormUnknownUnicast = storm_unknown_unicast;
+    /// Over the port's limit for ARP.
+    StormArp = storm_arp;
+    /// Over the port's limit for neighbour discovery.
+    StormNd = storm_nd;
+    /// Its source is banned.
+    SourceBanned = source_banned;
+    /// Its source begins connections faster than it may.
+    SourceRate = source_rate;
+    /// Its source has as many connections as it may.
+    SourceQuota = source_quota;
     /// Its IP header is not one: another version, or lengths that cannot be.
     IpMalformed = ip_malformed;
     /// The source IP address is none of the port's.

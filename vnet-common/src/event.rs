@@ -40,10 +40,16 @@ pub enum EventKind {
     IpLearned = 16,
     /// A VM begins connections faster than it may.
     FlowRate = 17,
+    /// A source begins connections faster than it may.
+    SourceRate = 18,
+    /// A source has as many connections as it may.
+    SourceQuota = 19,
+    /// A source was banned: it connected too often.
+    SourceBanned = 20,
 }
 
 /// Number of event kinds, zero included; the size of the rate limiter's table.
-pub const EVENT_KINDS: u32 = 18;
+pub const EVENT_KINDS: u32 = 21;
 
 impl EventKind {
     /// Every kind.
@@ -65,6 +71,9 @@ impl EventKind {
         Self::AddressConflict,
         Self::IpLearned,
         Self::FlowRate,
+        Self::SourceRate,
+        Self::SourceQuota,
+        Self::SourceBanned,
     ];
 
     /// The word that `vnet-user events` prints.
@@ -84,6 +93,9 @@ impl EventKind {
             Self::FlowTableFull => "flow_table_full",
             Self::FlowRate => "flow_rate",
             Self::FlowQuota => "flow_quota",
+            Self::SourceRate => "source_rate",
+            Self::SourceQuota => "source_quota",
+            Self::SourceBanned => "source_banned",
             Self::PortsExhausted => "nat_ports_exhausted",
             Self::PolicyRule => "policy_rule",
             Self::AddressConflict => "address_conflict",

@@ -153,6 +153,11 @@ pub const FLOW_STATIC: u16 = 512;
 pub const FLOW_PORT: u16 = 1024;
 /// `flags`: the flow holds the block of external ports of the source's address.
 pub const FLOW_BLOCK: u16 = 2048;
+/// `flags` of the direction that was first: the flow counts for its source ([`crate::limit::Source`]).
+pub const FLOW_SOURCE: u16 = 4096;
+/// `flags` of the direction that was first: a rule counts the connection once its handshake is complete
+/// ([`crate::limit::BanRule`]).
+pub const FLOW_WATCHED: u16 = 8192;
 
 /// One direction of a connection. An all-zero entry is free.
 #[repr(C, align(8))]
@@ -220,6 +225,8 @@ pub const MARK_SEQ: u8 = 2;
 /// `marks` of the direction that was first: the connection was taken up in its middle. It is none until
 /// something comes back: anybody can send a segment without a beginning.
 pub const MARK_MIDDLE: u8 = 4;
+/// `marks` of the direction that was first: a rule has counted the connection ([`crate::limit::BanRule`]).
+pub const MARK_COUNTED: u8 = 8;
 
 /// Entries in one bucket.
 pub const FLOW_BUCKET: usize = 8;

@@ -14,6 +14,7 @@ pub mod event;
 pub mod fdb;
 pub mod flow;
 pub mod guard;
+pub mod limit;
 pub mod nat;
 pub mod policy;
 pub mod port;
@@ -26,6 +27,7 @@ pub use event::{Event, EventKind};
 pub use fdb::{FdbBucket, FdbEntry, FdbKey};
 pub use flow::{Addr, FlowEntry, FlowKey, FlowState, FlowTags, FlowTimeouts, HostPort};
 pub use guard::{LearnedIp, LearnedIpKey, PortIpKey, PortLeases};
+pub use limit::{Attempts, Ban, BanPorts, BanRule, Source, SourceKey};
 pub use nat::{Binding, BindingKey, Contact, ContactKey, NatCounters, NatMatchKey, NatRule};
 pub use policy::{
     BucketRules, FlowRules, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PolicyVerdict,
@@ -37,7 +39,7 @@ pub use switch::{
 };
 
 /// Version of the map layouts; part of the pin directory's name (`v<SCHEMA>`).
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// A MAC address in transmission order.
 pub type Mac = [u8; 6];

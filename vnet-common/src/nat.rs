@@ -90,6 +90,8 @@ pub enum NatMatch {
     /// An external address that the host does not hold and that the datapath answers ARP and ND
     /// for, at the stack-side slot `scope`: 1.
     Answer = 5,
+    /// A source that the rule `scope` does not ban ([`crate::limit::BanRule`]): 1.
+    NeverBanned = 6,
 }
 
 /// Key of the map `nat_match`, a longest prefix match; everything in network order.

@@ -74,7 +74,7 @@ pub const PORT_ISOLATED: u32 = 32768;
 /// The flags of ports whose frames are looked at by the guards.
 pub const PORT_GUARDS: u32 = PORT_GUARD_MAC | PORT_GUARD_OWNERS | PORT_GUARD_IP | PORT_GUARD_STRICT;
 
-/// Limited kinds of flooded traffic; the index into the `storm_…` arrays.
+/// Limited kinds of traffic; the index into the `storm_…` arrays.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StormKind {
@@ -84,10 +84,14 @@ pub enum StormKind {
     Multicast = 1,
     /// To a unicast address that is not in the FDB.
     UnknownUnicast = 2,
+    /// ARP, whomever it is to.
+    Arp = 3,
+    /// Neighbour discovery (RFC 4861), whomever it is to.
+    Nd = 4,
 }
 
 /// Number of [`StormKind`]s.
-pub const STORM_KINDS: usize = 3;
+pub const STORM_KINDS: usize = 5;
 
 /// Configuration of one port, in the map `ports` at `generation * max_ports + slot`.
 ///
@@ -137,4 +141,4 @@ pub struct StormState {
 }
 
 crate::pod!(PortConf, StormState);
-const _: () = assert!(size_of::<PortConf>() == 40, "no padding");
+const _: () = assert!(size_of::<PortConf>() == 48, "no padding");

@@ -28,6 +28,10 @@ pub struct SwitchConf {
     pub flow_quota: u32,
     /// Nanoseconds between two connections that one VM's port begins at its limit; 0 is no limit.
     pub flow_interval_ns: u32,
+    /// Most connections of one source; 0 is no limit.
+    pub source_quota: u32,
+    /// Nanoseconds between two connections that one source begins at its limit; 0 is no limit.
+    pub source_interval_ns: u32,
     /// TCP maximum segment size: 0 leaves it alone, 1 makes it fit the way out's MTU, more is the
     /// most it may be.
     pub mss_clamp: u32,
@@ -46,6 +50,8 @@ pub const SWITCH_MID_STREAM: u32 = 4;
 pub const SWITCH_ANSWERS: u32 = 8;
 /// `flags`: there are ports in security groups.
 pub const SWITCH_POLICY: u32 = 16;
+/// `flags`: there are rules that ban sources.
+pub const SWITCH_BANS: u32 = 32;
 
 /// `flags`: there are ports whose IP addresses are those that they are leased.
 pub const SWITCH_LEARNS: u32 = 1024;

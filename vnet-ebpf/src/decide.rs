@@ -20,6 +20,7 @@ use crate::{
     gso,
     guard::lease,
     ip,
+    limit::is_banned,
     meta::{Hook, Meta},
     policy::is_policed,
     tables::{Tables, UNGUARDED},
@@ -50,6 +51,9 @@ pub struct Plan {
     /// Security groups are to be asked before it is forwarded. A flood's members are asked each by
     /// itself.
     pub policed: bool,
+    /// It is of a kind that its port limits whatever becomes of it, [`StormKind::Arp`] or
+    /// [`StormKind::Nd`]; 0 is none.
+    pub limited: u32,
     /// It is for one of the host's addresses, and the stack behind the exit takes another.
     pub readdress: bool,
     /// Slot of the stack-side port that it is addressed to, when its packet may have to be routed on:
@@ -205,6 +209,7 @@ impl Plan {
             mark: false,
         },
         policed: false,
+        limited: 0,
         readdress: false,
         stack_slot: NO_SLOT,
         frame: Frame::EMPTY,
@@ -229,7 +234,7 @@ pub fn decide<W: Window + ?Sized, T: Tables + ?Sized>(
     }
     plan.policed &= matches!(verdict.fate, Fate::Forward | Fate::Flood);
     plan.verdict = if matches!(meta.hook, Hook::Xdp) {
-        at_xdp(verdict, &plan.exit)
+        at_xdp(verdict, plan)
     } else {
         verdict
     };
@@ -313,6 +318,11 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
     if let Some(reason) = check_addresses(port, frame, conf, tables) {
         return drop(reason);
     }
+    let inside = matches!(port.kind, PortKind::Vm);
+    if tables.bans() && !is_stack(port.kind) && is_banned(frame, window, tables, segment, inside) {
+        return drop(DropReason::SourceBanned);
+    }
+    plan.limited = limited(port, frame, window);
     let now_s = tables.now_s();
     let known = tables.fdb_find(FdbKey::new(frame.src, segment));
     match check_source(port, known, now_s, conf, tables) {
@@ -383,6 +393,25 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         }
         Err(Refused::NotMember) => unknown,
         Err(Refused::Drop(reason)) => Verdict::drop(reason, target.slot),
+    }
+}
+
+/// The kind of a frame that its port limits whatever becomes of it; 0 is none.
+#[inline(always)]
+fn limited<W: Window + ?Sized>(port: &PortConf, frame: &Frame, window: &W) -> u32 {
+    const ARP: u32 = StormKind::Arp as u32;
+    const ND: u32 = StormKind::Nd as u32;
+    let interval = &port.storm_interval_ns;
+    if interval[ARP as usize] != 0 && frame.ether_type == crate::answer::ARP {
+        return ARP;
+    }
+    if interval[ND as usize] == 0 || frame.ether_type != ip::IPV6 {
+        return 0;
+    }
+    // Behind other headers a strict guard looks for it, and lets no fragments of it pass.
+    match window.at::<41>(frame.payload_offset()) {
+        Some(head) if head[6] == ip::proto::ICMPV6 && matches!(head[40], 133..=137) => ND,
+        _ => 0,
     }
 }
 
@@ -744,10 +773,10 @@ fn xdp_may_send<W: Window + ?Sized>(frame: &Frame, window: &W, target: &PortConf
 
 /// What of a verdict XDP carries out itself: drops, and unicast out of a device.
 #[inline(always)]
-fn at_xdp(verdict: Verdict, exit: &Exit) -> Verdict {
+fn at_xdp(verdict: Verdict, plan: &Plan) -> Verdict {
     match verdict.fate {
         Fate::Drop => verdict,
-        Fate::Forward if !exit.to_stack => verdict,
+        Fate::Forward if !plan.exit.to_stack && plan.limited == 0 => verdict,
         _ => Verdict::plain(Fate::PassUp),
     }
 }

@@ -2,8 +2,9 @@
 //! flows in force, the host's own routes and sockets.
 
 use vnet_common::{
-    Addr, Binding, BindingKey, ContactKey, DropReason, Event, FlowEntry, FlowKey, FlowRules,
-    HostPort, Mac, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortGroups,
+    Addr, Ban, BanPorts, BanRule, Binding, BindingKey, ContactKey, DropReason, Event, FlowEntry,
+    FlowKey, FlowRules, HostPort, Mac, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode,
+    PolicyRange, PortGroups, SourceKey,
     flow::{FLOW_DNAT, FLOW_SNAT},
 };
 
@@ -16,6 +17,7 @@ use crate::{
     },
     forward::Flood,
     ip::Ip,
+    limit::SourceSays,
     meta::Meta,
     nat::{self, Outcome, Step},
     policy::{
@@ -210,6 +212,8 @@ pub struct Work {
     pub binding: Binding,
     /// A mapping that was found.
     pub found: Binding,
+    /// A key under construction.
+    pub source_key: SourceKey,
     /// An event under construction.
     pub event: Event,
     /// Where the packet is to go after its destination was replaced.
@@ -294,6 +298,8 @@ pub struct Work {
     pub moved: bool,
     /// It is an ICMP error about a connection that is let through.
     pub related: bool,
+    /// Its connection is counted for its source, and not in the table yet.
+    pub held: bool,
 }
 
 /// Everything that routing and translation look at and change.
@@ -368,6 +374,20 @@ pub trait Gateway: Effects + FlowTable {
     fn add_owner_count(&self, slot: u16, delta: i32);
     /// Takes from the limit of connections that a VM's port begins; false when it is exceeded.
     fn flow_take(&self, slot: u16, interval_ns: u32) -> bool;
+    /// What a source's limits say of another connection; 0 is no limit.
+    fn source_take(&self, key: &SourceKey, quota: u32, interval_ns: u32) -> SourceSays;
+    /// Counts a connection for its source; false when there is no room to.
+    fn source_hold(&self, key: &SourceKey, interval_ns: u32) -> bool;
+    /// A source has a connection less.
+    fn source_release(&self, key: &SourceKey);
+    /// The rules of the destination ports at this place.
+    fn ban_ports(&self, generation: u32, place: u32) -> Option<&BanPorts>;
+    /// The rule with this id.
+    fn ban_rule(&self, generation: u32, id: u8) -> Option<&BanRule>;
+    /// Counts a connection of a source under a rule; false when it is one too many.
+    fn attempt(&self, key: &SourceKey, rule: &BanRule) -> bool;
+    /// Keeps a source away.
+    fn ban(&self, key: &SourceKey, ban: &Ban);
     /// Counts a connection for the table and for its rules.
     fn count_flow(&self, what: FlowCount, rule: u16);
     /// Remembers the flow of a fragmented packet.

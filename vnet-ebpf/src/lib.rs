@@ -20,6 +20,7 @@ pub mod gateway;
 pub mod gso;
 pub mod guard;
 pub mod ip;
+pub mod limit;
 pub mod meta;
 pub mod nat;
 pub mod policy;

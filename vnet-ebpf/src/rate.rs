@@ -10,11 +10,23 @@ pub const BURST_NS: u64 = 1_000_000_000;
 #[inline(always)]
 #[must_use]
 pub const fn take(next_ns: u64, now_ns: u64, interval_ns: u32, count: u32) -> Option<u64> {
+    take_ns(
+        next_ns,
+        now_ns,
+        (interval_ns as u64).wrapping_mul(count as u64),
+        BURST_NS,
+    )
+}
+
+/// Takes `ns` of a limit's time at `now_ns`; `burst_ns` of it may be used up at once.
+#[inline(always)]
+#[must_use]
+pub const fn take_ns(next_ns: u64, now_ns: u64, ns: u64, burst_ns: u64) -> Option<u64> {
     let start = if next_ns > now_ns { next_ns } else { now_ns };
-    let end = start.saturating_add((interval_ns as u64).wrapping_mul(count as u64));
+    let end = start.saturating_add(ns);
     // The first unit of a rest that is all used up is already too many; a unit larger than the
     // whole burst passes when the limit is at rest, or it could never pass.
-    if start > now_ns && end > now_ns.saturating_add(BURST_NS) {
+    if start > now_ns && end > now_ns.saturating_add(burst_ns) {
         return None;
     }
     Some(end)

@@ -1,6 +1,6 @@
 //! Books a plan: counters, learned addresses, limits, events. Changes no packet.
 
-use vnet_common::{DropReason, Event, EventKind, FdbKey, StormKind};
+use vnet_common::{DropReason, Event, EventKind, FdbKey, NO_SLOT, StormKind};
 
 use crate::{
     decide::{Fate, Plan, Source, Verdict},
@@ -63,7 +63,27 @@ pub fn settle_verdict<T: Effects + ?Sized>(plan: &mut Plan, meta: &Meta, tables:
     }
 }
 
-/// Takes a flooded frame from its port's limit, and reports when there is none left.
+/// Takes a frame of a kind that its port limits whatever becomes of it from that limit; over it, it is
+/// dropped, and forgotten.
+#[inline(always)]
+pub fn settle_limited<T: Effects + ?Sized>(plan: &mut Plan, meta: &Meta, tables: &T) {
+    if plan.limited == 0 || matches!(plan.verdict.fate, Fate::Drop) {
+        return;
+    }
+    let kind = if plan.limited == StormKind::Arp as u32 {
+        StormKind::Arp
+    } else {
+        StormKind::Nd
+    };
+    if !within_storm_limit(plan, kind, meta.packets(), tables) {
+        plan.verdict = Verdict::drop(storm_reason(kind), plan.port.slot);
+        plan.source = Source::Known;
+        plan.stack_slot = NO_SLOT;
+        plan.policed = false;
+    }
+}
+
+/// Takes a frame from its port's limit, and reports when there is none left.
 #[inline(never)]
 fn within_storm_limit<T: Effects + ?Sized>(
     plan: &Plan,
@@ -100,6 +120,8 @@ const fn storm_reason(kind: StormKind) -> DropReason {
         StormKind::Broadcast => DropReason::StormBroadcast,
         StormKind::Multicast => DropReason::StormMulticast,
         StormKind::UnknownUnicast => DropReason::StormUnknownUnicast,
+        StormKind::Arp => DropReason::StormArp,
+        StormKind::Nd => DropReason::StormNd,
     }
 }
 

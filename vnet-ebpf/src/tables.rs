@@ -4,7 +4,8 @@
 
 use vnet_common::{
     Addr, DropReason, Event, FdbEntry, FdbKey, LearnedIp, LearnedIpKey, Mac, Member, NO_SLOT,
-    PortConf, SegmentConf, StormKind, SwitchConf, port::PORT_LEARN_IPS, switch::SWITCH_LEARNS,
+    PortConf, SegmentConf, SourceKey, StormKind, SwitchConf, port::PORT_LEARN_IPS,
+    switch::SWITCH_LEARNS,
 };
 
 use crate::fdb::Learned;
@@ -75,6 +76,11 @@ pub trait Tables {
             flags & SWITCH_LEARNS != 0
         })
     }
+    /// Whether there may be banned sources.
+    fn bans(&self) -> bool;
+    /// When a source's ban ends, in seconds of CLOCK_MONOTONIC; 0 where it has none. A number and not an
+    /// `Option`, as with [`Tables::guarded`].
+    fn banned_until(&self, key: &SourceKey) -> u32;
     /// The FDB's entry, stale ones included.
     fn fdb_find(&self, key: FdbKey) -> Option<FdbEntry>;
     /// The device's MTU in bytes, as it is now; `None` when the device is gone.

@@ -583,9 +583,12 @@ impl std::str::FromStr for StormEntry {
             "broadcast" => StormKind::Broadcast,
             "multicast" => StormKind::Multicast,
             "unknown-unicast" => StormKind::UnknownUnicast,
+            "arp" => StormKind::Arp,
+            "nd" => StormKind::Nd,
             _ => {
                 return Err(format!(
-                    "{kind:?} is no kind of storm: use broadcast, multicast or unknown-unicast"
+                    "{kind:?} is no kind of storm: use broadcast, multicast, unknown-unicast, arp \
+                     or nd"
                 ));
             }
         };

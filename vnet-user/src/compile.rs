@@ -2,6 +2,7 @@
 //! interfaces give equal tables.
 
 mod guard;
+mod limit;
 mod nat;
 mod policy;
 #[cfg(test)]
@@ -12,12 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use nat::{addresses, is_private};
 
 use vnet_common::{
-    Addr, DEFAULT_SEGMENT, FIRST_INNER_SEGMENT, FlowTimeouts, Mac, Member, NO_SEGMENT, NO_SLOT,
-    NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortConf, PortGroups, PortKind,
-    SEGMENTS, SegmentConf,
+    Addr, BanPorts, BanRule, DEFAULT_SEGMENT, FIRST_INNER_SEGMENT, FlowTimeouts, Mac, Member,
+    NO_SEGMENT, NO_SLOT, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortConf,
+    PortGroups, PortKind, SEGMENTS, SegmentConf,
     fdb::{FDB_LOCAL, FDB_STATIC},
     port::{
         PORT_ACCESS, PORT_MAC_LIST, PORT_MEMBER, PORT_POLICED, PORT_TCP_AT_TC, PORT_XDP_TARGET,
+        STORM_KINDS,
     },
 };
 
@@ -147,6 +149,14 @@ pub struct Image {
     pub flow_quota: u32,
     /// Connections a second that one VM's port begins at most; 0 is no limit.
     pub flow_rate: u32,
+    /// Connections a second that one source begins at most; 0 is no limit.
+    pub source_flow_rate: u32,
+    /// Most connections of one source; 0 is no limit.
+    pub source_flow_quota: u32,
+    /// Rules that ban, by id.
+    pub ban_rules: BTreeMap<u8, BanRule>,
+    /// Their ports, by place.
+    pub ban_ports: BTreeMap<u32, BanPorts>,
     /// As in [`vnet_common::SwitchConf`].
     pub mss_clamp: u32,
     /// How long connections live without a packet.
@@ -165,6 +175,8 @@ pub fn compile(config: &Config, facts: &Facts) -> Result<Image, Error> {
         flow_limit: config.settings.flow_size,
         flow_quota: config.settings.flow_quota,
         flow_rate: config.settings.flow_rate,
+        source_flow_rate: config.settings.source_flow_rate,
+        source_flow_quota: config.settings.source_flow_quota,
         mss_clamp: config.settings.mss_clamp,
         timeouts: config.settings.timeouts,
         ..Image::default()
@@ -242,6 +254,7 @@ pub fn compile(config: &Config, facts: &Facts) -> Result<Image, Error> {
             Some((*slots.get(&owner)?, port.port.groups.clone()))
         });
     policy::add(&mut image, config, &of_vms.collect());
+    limit::add(&mut image, config);
     Ok(image)
 }
 
@@ -430,6 +443,8 @@ fn add_port(
             (storm.broadcast, port.storm.broadcast.is_some()),
             (storm.multicast, port.storm.multicast.is_some()),
             (storm.unknown_unicast, port.storm.unknown_unicast.is_some()),
+            (storm.arp, port.storm.arp.is_some()),
+            (storm.nd, port.storm.nd.is_some()),
         ]
         .map(|(limit, own)| match limit {
             StormLimit::Pps(pps) if role == Role::Vm || own => 1_000_000_000 / pps.max(1),
@@ -473,7 +488,7 @@ fn add_port(
             kind: PortKind::UplinkHost,
             flags: flags & PORT_ACCESS,
             max_macs: 0,
-            storm_interval_ns: [0; 3],
+            storm_interval_ns: [0; STORM_KINDS],
             slot: host_slot,
             peer_slot: slot,
             ..conf

@@ -126,6 +126,7 @@ pub fn is_closed(config: &Config) -> bool {
             config.network_names().count() > 1
                 || !config.mac_deny.is_empty()
                 || !config.nat.is_empty()
+                || !config.bans.is_empty()
                 || config.networks.iter().any(|n| !n.gateway.is_empty())
                 || config.ports.iter().any(promises)
                 || config

@@ -7,9 +7,9 @@ use std::{
 };
 
 use vnet_common::{
-    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowTags, HostPort,
-    NatCounters, NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange,
-    PortGroups,
+    Addr, Ban, BanPorts, BanRule, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey,
+    FlowTags, HostPort, NatCounters, NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey,
+    PolicyNode, PolicyRange, PortGroups, SourceKey,
     flow::{FLOW_BUCKET, FlowCounters},
     nat::NAT_RULES,
 };
@@ -22,6 +22,7 @@ use vnet_ebpf::{
         CHECKED, Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, Work,
     },
     ip::Ip,
+    limit::SourceSays,
     nat::{close, ports},
     policy::{
         flood,
@@ -31,7 +32,7 @@ use vnet_ebpf::{
     window::Window,
 };
 
-use super::Machine;
+use super::{Machine, limit};
 use crate::{
     connections::{Addressed, Connections, Held, Mapping},
     setup::Setup,
@@ -221,7 +222,7 @@ impl State {
         used
     }
 
-    pub(super) fn connections(&self) -> Connections {
+    pub(super) fn connections(&self, limits: &limit::State) -> Connections {
         Connections {
             held: self.held(),
             mappings: self.bindings.borrow().clone(),
@@ -232,6 +233,8 @@ impl State {
                 .filter(|(_, count)| *count != 0)
                 .collect(),
             host_ports: self.host_ports(),
+            sources: limits.sources(),
+            bans: limits.banned(),
         }
     }
 }
@@ -473,6 +476,34 @@ impl Gateway for Machine {
             }
             None => false,
         }
+    }
+
+    fn source_take(&self, key: &SourceKey, quota: u32, interval_ns: u32) -> SourceSays {
+        self.take_source(key, quota, interval_ns)
+    }
+
+    fn source_hold(&self, key: &SourceKey, interval_ns: u32) -> bool {
+        self.hold_source(key, interval_ns)
+    }
+
+    fn source_release(&self, key: &SourceKey) {
+        self.release_source(key);
+    }
+
+    fn ban_ports(&self, generation: u32, place: u32) -> Option<&BanPorts> {
+        self.rules_of_ports(generation, place)
+    }
+
+    fn ban_rule(&self, generation: u32, id: u8) -> Option<&BanRule> {
+        self.rule_that_bans(generation, id)
+    }
+
+    fn attempt(&self, key: &SourceKey, rule: &BanRule) -> bool {
+        self.count_attempt(key, rule)
+    }
+
+    fn ban(&self, key: &SourceKey, ban: &Ban) {
+        self.keep_away(key, ban);
     }
 
     fn count_flow(&self, what: FlowCount, rule: u16) {

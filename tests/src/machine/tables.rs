@@ -3,7 +3,7 @@
 use vnet_common::{
     Addr, FdbEntry, FdbKey, LearnedIp, LearnedIpKey, Mac, MacDenyKey, Member, NO_SLOT, NatMatchKey,
     PortConf, PortIpKey, PortKind, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf,
-    SwitchConf, nat::NatMatch,
+    SourceKey, SwitchConf, nat::NatMatch,
 };
 use vnet_ebpf::{
     fdb::{self, Home},
@@ -116,6 +116,14 @@ impl Tables for Machine {
             Home::Absent => None,
             Home::Overflowed => fdb::find(self, key),
         }
+    }
+
+    fn bans(&self) -> bool {
+        self.may_be_banned()
+    }
+
+    fn banned_until(&self, key: &SourceKey) -> u32 {
+        self.ban_end(key)
     }
 
     fn mtu(&self, ifindex: u32) -> Option<u32> {

@@ -207,7 +207,15 @@ fn flood_of_syns_to_a_forward_ends_nothing_that_is_alive() {
         let out = PHYS.like(address);
         let drops = lab.host.all_drops();
         assert!(reaches(vm.netns(), out), "{out}, after {drops:?}");
-        Connection::open(vm.netns(), 0, lab.phys.netns(), at(out, 0)).exchange(1000, 1000);
+        let refused = || {
+            let drops = lab.host.all_drops();
+            let neighbours = lab.host.ip("neigh show");
+            format!("{out}: drops {drops:?}, neighbours:\n{neighbours}")
+        };
+        let near = tcp_listener(lab.phys.netns(), out, 0);
+        Connection::open_to(vm.netns(), 0, near.local_addr().unwrap(), &near)
+            .unwrap_or_else(|why| panic!("{why:#}: {}", refused()))
+            .exchange(1000, 1000);
         let mut connection = Connection::open_to(&lab.far, 0, at(address, 8080), listener).unwrap();
         connection.exchange(1000, 1000);
     }

@@ -85,11 +85,15 @@ fn storm() -> impl Strategy<Value = StormOverrides> {
         let limits = vec![StormLimit::Off, StormLimit::Pps(1), StormLimit::Pps(3)];
         option::weighted(0.3, select(limits))
     };
-    (limit(), limit(), limit()).prop_map(|(broadcast, multicast, unknown_unicast)| StormOverrides {
-        broadcast,
-        multicast,
-        unknown_unicast,
-    })
+    (limit(), limit(), limit(), limit(), limit()).prop_map(
+        |(broadcast, multicast, unknown_unicast, arp, nd)| StormOverrides {
+            broadcast,
+            multicast,
+            unknown_unicast,
+            arp,
+            nd,
+        },
+    )
 }
 
 /// IP addresses, guard and isolation of a VM's port, whose number is the last of its addresses'.

@@ -4,7 +4,7 @@ use core::ptr;
 
 use vnet_common::{
     FlowEntry, FlowState, FlowTimeouts,
-    flow::{FLOW_INSIDE, FLOW_REPLY, MARK_FIN, MARK_MIDDLE, MARK_SEQ},
+    flow::{FLOW_INSIDE, FLOW_REPLY, FLOW_WATCHED, MARK_FIN, MARK_MIDDLE, MARK_SEQ},
 };
 
 use crate::{
@@ -248,7 +248,16 @@ unsafe fn advance_tcp(
         };
     }
     match state {
-        SYN_RECEIVED if !reply && tcp & TCP_ACK != 0 => ESTABLISHED,
+        // Where the connection is counted once it is, with the right number alone.
+        SYN_RECEIVED
+            if !reply
+                && tcp & TCP_ACK != 0
+                && (flags & FLOW_WATCHED == 0
+                    // SAFETY: the caller's promise.
+                    || ip.ack == unsafe { ptr::read_volatile(&raw const (*peer).seq_end) }) =>
+        {
+            ESTABLISHED
+        }
         SYN_SENT if reply && tcp & TCP_ACK != 0 && peer_marks & MARK_MIDDLE != 0 => ESTABLISHED,
         // Both FINs were seen: an acknowledgement of the other's ends it.
         CLOSING if tcp & TCP_ACK != 0 && peer_fin => {

@@ -14,9 +14,11 @@ use aya_ebpf::{
     },
 };
 use vnet_common::{
-    Addr, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey, FlowTags, HostPort,
-    NatCounters, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortGroups,
+    Addr, Attempts, Ban, BanPorts, BanRule, Binding, BindingKey, Contact, ContactKey, FlowEntry,
+    FlowKey, FlowTags, HostPort, NatCounters, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode,
+    PolicyRange, PortGroups, Source, SourceKey,
     flow::{FLOW_BUCKET, is_v4, mapped},
+    limit,
     nat::{self, NAT_MATCH_BITS},
     policy::{self, POLICY_MATCH_BITS},
 };
@@ -28,6 +30,7 @@ use vnet_ebpf::{
         Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, RouteKind, Work,
     },
     ip::proto,
+    limit::SourceSays,
     nat::{Outcome, Step, ports},
     policy::{flood::admits, search::Search},
     rate,
@@ -37,10 +40,11 @@ use vnet_ebpf::{
 
 use super::{
     maps::{
-        BINDINGS, CHECKED, CONTACTS, EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS,
-        FLOW_RATE, FLOW_RULES, FLOW_SEED, FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, ICMP_LIMIT,
-        MAX_PORTS, NAT_COUNTERS, NAT_MATCH, NAT_RULES, POLICY_COUNTERS, POLICY_MATCH, POLICY_NODES,
-        POLICY_RANGES, PORT_FLOWS, PORT_GROUPS, WORK,
+        ATTEMPTS, BAN_PORTS, BAN_RULES, BANNING, BANS, BINDINGS, CHECKED, CONTACTS, EPHEMERAL,
+        FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS, FLOW_RATE, FLOW_RULES, FLOW_SEED,
+        FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, ICMP_LIMIT, MAX_PORTS, NAT_COUNTERS, NAT_MATCH,
+        NAT_RULES, POLICY_COUNTERS, POLICY_MATCH, POLICY_NODES, POLICY_RANGES, PORT_FLOWS,
+        PORT_GROUPS, SOURCES, WORK,
     },
     tables::{Kernel, atomic_add, atomic_add64},
 };
@@ -440,6 +444,93 @@ fn release_contact(key: &ContactKey) -> bool {
     CONTACTS.remove(key).is_ok()
 }
 
+/// Takes from a source's limits.
+#[inline(never)]
+fn take_source(key: &SourceKey, quota: u32, interval_ns: u32) -> u32 {
+    let Some(source) = SOURCES.get_ptr_mut(key) else {
+        return SourceSays::Yes as u32;
+    };
+    // SAFETY: map memory. Two CPUs may both take from the same state, as in `storm_take`.
+    unsafe {
+        if quota != 0 && (*source).flows >= quota {
+            return SourceSays::TooMany as u32;
+        }
+        if interval_ns != 0 {
+            match rate::take((*source).next_ns, Kernel::bare().now_ns(), interval_ns, 1) {
+                Some(at) => (*source).next_ns = at,
+                None => return SourceSays::TooFast as u32,
+            }
+        }
+    }
+    SourceSays::Yes as u32
+}
+
+/// Counts a connection for its source.
+#[inline(never)]
+fn hold_source(key: &SourceKey, interval_ns: u32) -> bool {
+    const NO_EXIST: u64 = 1;
+    if let Some(source) = SOURCES.get_ptr_mut(key) {
+        // SAFETY: map memory; `flows` is an aligned word.
+        unsafe {
+            let flows = &raw mut (*source).flows;
+            if hold(flows) {
+                // As with a mapping.
+                if SOURCES.get_ptr_mut(key) == Some(source) {
+                    return true;
+                }
+                atomic_add(flows, -1);
+            }
+        }
+    }
+    let first = Source {
+        next_ns: Kernel::bare().now_ns() + u64::from(interval_ns),
+        flows: 1,
+        reserved: 0,
+    };
+    SOURCES.insert(key, first, NO_EXIST).is_ok()
+}
+
+/// A source has a connection less.
+#[inline(never)]
+fn release_source(key: &SourceKey) -> u32 {
+    let Some(source) = SOURCES.get_ptr_mut(key) else {
+        return 0;
+    };
+    // SAFETY: map memory; `flows` is an aligned word.
+    if unsafe { atomic_add(&raw mut (*source).flows, -1) } == 1 {
+        let _ = SOURCES.remove(key);
+    }
+    0
+}
+
+/// Counts a connection of a source under a rule: not 0 when it is within it.
+#[inline(never)]
+fn attempt(key: &SourceKey, rule: &BanRule) -> u32 {
+    let now_ns = Kernel::bare().now_ns();
+    let Some(attempts) = ATTEMPTS.get_ptr_mut(key) else {
+        let first = Attempts {
+            next_ns: now_ns + rule.interval_ns,
+        };
+        let _ = ATTEMPTS.insert(key, first, 0);
+        return 1;
+    };
+    // SAFETY: map memory; as in `take_source`.
+    unsafe {
+        match rate::take_ns(
+            (*attempts).next_ns,
+            now_ns,
+            rule.interval_ns,
+            rule.within_ns,
+        ) {
+            Some(at) => {
+                (*attempts).next_ns = at;
+                1
+            }
+            None => 0,
+        }
+    }
+}
+
 impl Gateway for Kernel {
     #[inline(always)]
     fn step<W: Window + ?Sized>(
@@ -622,6 +713,51 @@ impl Gateway for Kernel {
                 }
                 None => false,
             }
+        }
+    }
+
+    #[inline(always)]
+    fn source_take(&self, key: &SourceKey, quota: u32, interval_ns: u32) -> SourceSays {
+        match take_source(key, quota, interval_ns) {
+            0 => SourceSays::Yes,
+            1 => SourceSays::TooFast,
+            _ => SourceSays::TooMany,
+        }
+    }
+
+    #[inline(always)]
+    fn source_hold(&self, key: &SourceKey, interval_ns: u32) -> bool {
+        hold_source(key, interval_ns)
+    }
+
+    #[inline(always)]
+    fn source_release(&self, key: &SourceKey) {
+        release_source(key);
+    }
+
+    #[inline(always)]
+    fn ban_ports(&self, generation: u32, place: u32) -> Option<&BanPorts> {
+        BAN_PORTS.get((generation & 1) * limit::BAN_PORTS + place)
+    }
+
+    #[inline(always)]
+    fn ban_rule(&self, generation: u32, id: u8) -> Option<&BanRule> {
+        BAN_RULES.get((generation & 1) * limit::BAN_RULES + u32::from(id))
+    }
+
+    #[inline(always)]
+    fn attempt(&self, key: &SourceKey, rule: &BanRule) -> bool {
+        attempt(key, rule) != 0
+    }
+
+    #[inline(always)]
+    fn ban(&self, key: &SourceKey, ban: &Ban) {
+        // A table that is full forgets who has not tried for the longest time.
+        if BANS.insert(key, ban, 0).is_ok()
+            && let Some(banning) = BANNING.get_ptr_mut(0)
+        {
+            // SAFETY: map memory; an aligned word.
+            unsafe { *banning = 1 };
         }
     }
 

@@ -8,14 +8,14 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use vnet_common::{
-    Binding, BindingKey, BucketRules, Contact, ContactKey, ControlReply, DropReport, Event,
-    FdbBucket, FlowEntry, FlowTags, LearnedIp, LearnedIpKey, MacDenyKey, Member, NatCounters,
-    NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PortConf,
-    PortGroups, PortIpKey, PortLeases, PortMacKey, PortReport, PortSegmentKey, PortTagKey,
-    SEGMENTS, SegmentConf, StormState, SwitchConf,
+    Attempts, Ban, BanPorts, BanRule, Binding, BindingKey, BucketRules, Contact, ContactKey,
+    ControlReply, DropReport, Event, FdbBucket, FlowEntry, FlowTags, LearnedIp, LearnedIpKey,
+    MacDenyKey, Member, NatCounters, NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey,
+    PolicyNode, PolicyRange, PortConf, PortGroups, PortIpKey, PortLeases, PortMacKey, PortReport,
+    PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf, Source, SourceKey, StormState, SwitchConf,
     event::{EVENT_KINDS, EventLimit},
     flow::{FlowCounters, HostPort},
-    nat, policy,
+    limit, nat, policy,
 };
 use vnet_ebpf::{
     decide::Plan,
@@ -181,6 +181,23 @@ pub static POLICY_COUNTERS: Array<PolicyCounters, { policy::POLICY_RULES as usiz
 /// The rules of security groups that let flows through, by bucket.
 #[btf_map]
 pub static FLOW_RULES: Array<BucketRules, 81936, MAPPED> = Array::new();
+
+/// Connections by their sources.
+#[btf_map]
+pub static SOURCES: HashMap<SourceKey, Source, 262144, NO_PREALLOC> = HashMap::new();
+/// The connections that sources made to the ports of rules that ban.
+#[btf_map]
+pub static ATTEMPTS: LruHashMap<SourceKey, Attempts, { limit::BANS as usize }> = LruHashMap::new();
+/// Sources that are kept away.
+#[btf_map]
+pub static BANS: LruHashMap<SourceKey, Ban, { limit::BANS as usize }> = LruHashMap::new();
+/// Not 0: there may be sources that are kept away. Until then no frame pays for a look.
+#[btf_map]
+pub static BANNING: Array<u32, 1> = Array::new();
+#[btf_map]
+pub static BAN_RULES: Array<BanRule, { 2 * limit::BAN_RULES as usize }> = Array::new();
+#[btf_map]
+pub static BAN_PORTS: Array<BanPorts, { 2 * limit::BAN_PORTS as usize }> = Array::new();
 
 /// The limit of ICMP errors made on this CPU; see `vnet_ebpf::rate`.
 #[btf_map]

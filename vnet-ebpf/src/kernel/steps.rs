@@ -52,6 +52,8 @@ steps! {
     step_give_back = GiveBack;
     step_enter = Enter;
     step_contact = Contact;
+    step_hold = Hold;
+    step_watch = Watch;
     step_put = Put;
     step_book = Book;
     step_check_way = CheckWay;

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use vnet_common::{
     Addr, DropReason, Event, FdbBucket, FdbEntry, FdbKey, LearnedIp, LearnedIpKey, Mac, MacDenyKey,
     Member, NO_SLOT, NatMatchKey, PortConf, PortCounters, PortIpKey, PortMacKey, PortSegmentKey,
-    PortTagKey, SEGMENTS, SegmentConf, StormKind, SwitchConf,
+    PortTagKey, SEGMENTS, SegmentConf, SourceKey, StormKind, SwitchConf,
     event::EVENT_INTERVAL_NS,
     nat::{NAT_MATCH_BITS, NatMatch},
     port::STORM_KINDS,
@@ -25,10 +25,10 @@ use vnet_ebpf::{
 };
 
 use super::maps::{
-    CLOCK, EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED, LEARNED_IPS,
-    MAC_ALLOW, MAC_DENY, MAX_MEMBERS, MAX_PORTS, MEMBERS, NAT_MATCH, PORT_ALIASES, PORT_COUNTERS,
-    PORT_DROPS, PORT_IPS, PORT_LEASES, PORT_MACS, PORT_SEGMENTS, PORT_TAGS, PORTS, PortAliasKey,
-    SEGMENT_CONF, STORM_STATE, SWITCH_CONF,
+    BANNING, BANS, CLOCK, EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED,
+    LEARNED_IPS, MAC_ALLOW, MAC_DENY, MAX_MEMBERS, MAX_PORTS, MEMBERS, NAT_MATCH, PORT_ALIASES,
+    PORT_COUNTERS, PORT_DROPS, PORT_IPS, PORT_LEASES, PORT_MACS, PORT_SEGMENTS, PORT_TAGS, PORTS,
+    PortAliasKey, SEGMENT_CONF, STORM_STATE, SWITCH_CONF,
 };
 
 /// The kernel's maps, and the program's context, which some helpers want.
@@ -209,6 +209,20 @@ impl Tables for Kernel {
         // SAFETY: a value that is replaced meanwhile is one of the two, or names a port whose
         // interface is not that of the slot.
         unsafe { LEARNED_IPS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn bans(&self) -> bool {
+        BANNING.get(0).is_some_and(|banning| *banning != 0)
+    }
+
+    #[inline(always)]
+    fn banned_until(&self, key: &SourceKey) -> u32 {
+        // SAFETY: one aligned word is read at once.
+        match unsafe { BANS.get(key) } {
+            Some(ban) => ban.until_s,
+            None => 0,
+        }
     }
 
     #[inline(always)]

@@ -31,7 +31,7 @@ use vnet_ebpf::{
     meta::{Hook, Meta, Tag, is_kernel_tpid},
     nat::{Outcome, Step, host},
     route,
-    settle::{settle, settle_source},
+    settle::{settle, settle_limited, settle_source},
     tables::{Effects as _, Tables as _},
     window::{MAX_OFFSET, Window},
 };
@@ -342,6 +342,8 @@ pub fn run(ctx: &TcContext, hook: Hook) -> i32 {
     } else if lease::concerns(plan) && kernel.learns(plan.generation) {
         super::guard::guard_learn(raw);
     }
+    let plan = kernel.opaque(plan);
+    settle_limited(plan, meta, &kernel);
     let plan = kernel.opaque(plan);
     if matches!(hook, Hook::TcIngress) && plan.stack_slot != NO_SLOT {
         return route_on(ctx, meta, plan, change);

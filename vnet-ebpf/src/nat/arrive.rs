@@ -47,6 +47,13 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
         gateway.step(Step::Known, work, plan, window)
     };
     let work = gateway.opaque(work);
+    if outcome == Outcome::SEND {
+        let watched = gateway.step(Step::Watch, work, plan, window);
+        if watched != Outcome::GO_ON {
+            return watched;
+        }
+    }
+    let work = gateway.opaque(work);
     if work.rejudge && !outcome.is_drop() && outcome != Outcome::GO_ON {
         let judged = rejudge(work, plan, window, gateway);
         if judged != Outcome::GO_ON {
@@ -133,6 +140,7 @@ fn begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, meta: &Meta, gateway
         .is_some_and(|at| at.flags & PORT_GATEWAY != 0);
     work.to_inside = false;
     work.borrowed = false;
+    work.held = false;
 }
 
 /// The packet's flow, when there is one that stands.
@@ -255,6 +263,7 @@ fn begin_flow<W: Window + ?Sized, G: Gateway + ?Sized>(
         if open::may_meet(work) {
             gateway.step(Step::Contact, work, plan, window);
         }
+        gateway.step(Step::Hold, work, plan, window);
         outcome = gateway.step(Step::Put, work, plan, window);
     }
     if outcome != Outcome::GO_ON {

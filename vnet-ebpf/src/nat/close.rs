@@ -19,6 +19,7 @@ use crate::{
         table::{BUCKETS, places, remove, tag_of},
     },
     gateway::{FlowCount, Gateway, Work},
+    limit,
     policy::judge::count_ended,
 };
 
@@ -72,6 +73,7 @@ pub fn close<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
         remove(gateway, second_index, places(gateway, &work.reply.key).tag);
     }
     count_ended(work, first_index, second_index, gateway);
+    limit::end(work, gateway);
     release(work, true, gateway);
     release(work, false, gateway);
     let owner = work.forward.owner;

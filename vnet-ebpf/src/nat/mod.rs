@@ -17,7 +17,7 @@ use vnet_common::DropReason;
 use crate::{
     decide::Plan,
     gateway::{Gateway, Work},
-    policy,
+    limit, policy,
     window::Window,
 };
 
@@ -111,7 +111,7 @@ pub enum Step {
     Route,
     /// [`open::find_source`].
     Source,
-    /// [`open::may_be_now`].
+    /// [`limit::may_begin`].
     Rate,
     /// [`open::find_room`].
     Room,
@@ -125,6 +125,10 @@ pub enum Step {
     Enter,
     /// [`open::contact`].
     Contact,
+    /// [`limit::hold`].
+    Hold,
+    /// [`limit::watch`].
+    Watch,
     /// [`open::put`].
     Put,
     /// [`open::book`].
@@ -173,7 +177,7 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::Mapping => open::find_mapping(work, gateway),
         Step::Route => open::find_route(work, plan, gateway),
         Step::Source => open::find_source(work, gateway),
-        Step::Rate => open::may_be_now(work, gateway),
+        Step::Rate => limit::may_begin(work, plan, gateway),
         Step::Room => open::find_room(work, gateway),
         Step::Block => open::find_block(work, gateway),
         Step::MapSource => open::map_source(work, gateway),
@@ -186,6 +190,11 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
             open::contact(work, gateway);
             Outcome::GO_ON
         }
+        Step::Hold => {
+            limit::hold(work, plan, gateway);
+            Outcome::GO_ON
+        }
+        Step::Watch => limit::watch(work, gateway),
         Step::Put => open::put(work, gateway),
         Step::Book => open::book(work, gateway),
         Step::CheckWay => arrive::check_way(work, gateway),

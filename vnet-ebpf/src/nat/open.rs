@@ -5,7 +5,7 @@ use vnet_common::{
     Addr, BindingKey, ContactKey, DropReason, EventKind, FlowRules, NO_SLOT, NatRule,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_CONTACT, FLOW_DNAT, FLOW_INSIDE, FLOW_PORT, FLOW_REPLY,
-        FLOW_SNAT, FLOW_STATIC, KEY_BRIDGED, is_v4,
+        FLOW_SNAT, FLOW_STATIC, is_v4,
     },
     nat::{BindingKind, NAT_ADF, NAT_APDF, NAT_OWN_ADDRESS, NAT_SYMMETRIC, NatKind, NatMatch},
     port::{PORT_GATEWAY, PORT_ISOLATED, PORT_NATED},
@@ -29,7 +29,7 @@ use crate::{
     },
     gateway::{FlowCount, Gateway, HostSocket, RouteKind, Work},
     ip::{Icmp, has_ports},
-    policy,
+    limit, policy,
     tables::UNGUARDED,
 };
 
@@ -598,9 +598,10 @@ pub fn report<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G
     gateway.report(&work.event);
 }
 
-/// Gives back what [`map_source`] took, when the connection is not taken on after all.
+/// Gives back what [`map_source`] and [`limit::hold`] took, when the connection is not taken on after all.
 #[inline(always)]
 pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
+    limit::give_back(work, gateway);
     if work.flags & FLOW_BLOCK != 0 {
         let key = &work.ip.key;
         let of = (key.src, key.segment, work.source_rule, work.owner);
@@ -625,21 +626,6 @@ pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
         contact_key(work);
         gateway.contact_release(&work.contact_key);
     }
-}
-
-/// Whether the VM may begin another connection by now.
-#[inline(always)]
-pub fn may_be_now<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
-    let interval_ns = gateway.switch().map_or(0, |conf| conf.flow_interval_ns);
-    if !work.inside || interval_ns == 0 || gateway.flow_take(work.owner, interval_ns) {
-        return Outcome::GO_ON;
-    }
-    report(work, EventKind::FlowRate, gateway);
-    Outcome::drop(if work.ip.key.kind == KEY_BRIDGED {
-        DropReason::PolicyRate
-    } else {
-        DropReason::NatRate
-    })
 }
 
 /// Whether there is room for another connection. Before its entries are filled: ending another one uses

@@ -20,6 +20,7 @@ use crate::{
     frame::is_group,
     gateway::{Gateway, Work},
     ip::{self, IPV4, IPV6, Icmp, Part, TCP_ACK, TCP_RST, TCP_SYN, proto},
+    limit,
     meta::Meta,
     nat::{
         Outcome, Step, Tell,
@@ -96,9 +97,11 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
     }
     // Ending another one to make room has used the entries.
     gateway.step(Step::PolicyFill, work, plan, window);
+    gateway.step(Step::Hold, work, plan, window);
     let put = gateway.step(Step::Put, work, plan, window);
     let work = gateway.opaque(work);
     if put != Outcome::GO_ON {
+        gateway.step(Step::GiveBack, work, plan, window);
         // Another CPU may have taken the very connection on meanwhile, from the other end too.
         let known = gateway.step(Step::PolicyKnown, work, plan, window);
         return if known == Outcome::STACK {
@@ -142,6 +145,8 @@ fn begin(work: &mut Work, plan: &Plan, meta: &Meta) {
     work.source_rule = 0;
     work.target_rule = 0;
     work.reply_flags = 0;
+    work.to_inside = false;
+    work.held = false;
     work.ip.clear();
 }
 
@@ -214,8 +219,7 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     };
     let to = work.to;
     if own.epoch == plan.epoch && own.via == from && own.slot == to {
-        note(work, gateway);
-        return Outcome::STACK;
+        return note(work, gateway);
     }
     let (origin, target) = if is_reply { (to, from) } else { (from, to) };
     work.reply.slot = origin;
@@ -265,11 +269,15 @@ fn of_the_gateway<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G
     Outcome::SEND
 }
 
-/// Books the packet in its flow, whose entry is at `work.index`.
+/// Books the packet in its flow, whose entry is at `work.index`. [`Outcome::STACK`], or a drop.
 #[inline(always)]
-fn note<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
+fn note<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+    let watched = limit::watch(work, gateway);
+    if watched != Outcome::GO_ON {
+        return watched;
+    }
     let Some(entry) = gateway.flow(work.index) else {
-        return;
+        return Outcome::STACK;
     };
     let now_s = gateway.now_s();
     // SAFETY: the table's own entries.
@@ -282,6 +290,7 @@ fn note<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     if matches!(work.ip.part, Part::First) {
         put_fragment(work, gateway);
     }
+    Outcome::STACK
 }
 
 /// Fills the entries of both directions.
@@ -363,8 +372,7 @@ pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         }
     }
     store_rules(work, gateway);
-    note(work, gateway);
-    Outcome::STACK
+    note(work, gateway)
 }
 
 /// Books a connection that is in the table.

@@ -14,7 +14,7 @@ use vnet_common::{
     switch::SWITCH_POLICY,
 };
 
-use super::Image;
+use super::{Image, limit};
 use crate::config::{
     Config, Direction, Group, GroupDefault, PolicyAction, PolicyRule, Port, Remote,
 };
@@ -23,7 +23,7 @@ use crate::config::{
 pub(super) fn port_flags(config: &Config, port: &Port) -> u32 {
     let mut groups = port.groups.iter().filter_map(|name| config.group(name));
     if port.groups.is_empty() {
-        0
+        limit::port_flags(config)
     } else if groups.all(|group| group.default == GroupDefault::Allow) {
         PORT_POLICED | PORT_POLICY_ALLOW
     } else {

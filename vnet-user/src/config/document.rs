@@ -6,8 +6,8 @@ use toml_edit::{DocumentMut, Item};
 use super::settings::SettingsSection;
 use super::storm::StormOverrides;
 use super::{
-    Attachment, Config, FailMode, Group, Guard, Invalid, MacAddr, Match, Mode, NatRule, Network,
-    Port, PortIp, Profile, StaticFdb, TrunkEntry,
+    Attachment, BanRule, Config, FailMode, Group, Guard, Invalid, MacAddr, Match, Mode, NatRule,
+    Network, Port, PortIp, Profile, StaticFdb, TrunkEntry,
 };
 
 /// The version of the document that this build reads and writes.
@@ -47,6 +47,9 @@ pub(super) struct Document {
     /// Security groups: which connections the ports that are bound to them may have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     group: Vec<Group>,
+    /// Rules that keep sources away for a time which connect too often.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ban: Vec<BanRule>,
 }
 
 #[derive(Default, PartialEq, Serialize, Deserialize)]
@@ -223,6 +226,7 @@ pub fn parse(text: &str) -> Result<Config, Invalid> {
         mac_deny: document.mac.deny,
         nat: document.nat,
         groups: document.group,
+        bans: document.ban,
     })
 }
 
@@ -285,6 +289,7 @@ pub fn render(config: &Config) -> DocumentMut {
         },
         nat: config.nat.clone(),
         group: config.groups.clone(),
+        ban: config.bans.clone(),
     };
     let mut document = toml::to_string(&document)
         .expect("strings and numbers under string keys are always TOML")

@@ -156,7 +156,7 @@ pub(super) fn identity(key: &str, table: &Table) -> String {
     let text = |field| table.get(field).and_then(Item::as_str).unwrap_or_default();
     match key {
         "fdb" => format!("{} {}", canonical_text(text("mac")), text("network")),
-        "nat" | "rule" => table
+        "nat" | "rule" | "ban" => table
             .get("id")
             .and_then(Item::as_integer)
             .unwrap_or_default()

@@ -3,6 +3,7 @@
 //! [`Config`] is the meaning, `document` its spelling in TOML, [`Store`] the file with its lock and
 //! its transaction, [`edits`] the verbs that change it.
 
+mod ban;
 mod carried;
 mod checkpoints;
 pub mod dhcp;
@@ -38,6 +39,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+pub use ban::{BAN_CONNECTIONS, BAN_TIME, BanRule};
 pub use carried::{Carried, CarriedNetwork};
 pub use checkpoints::{Checkpoint, Checkpoints, KEPT};
 pub use dhcp::DhcpRange;
@@ -113,6 +115,8 @@ pub struct Config {
     pub nat: Vec<NatRule>,
     /// Security groups.
     pub groups: Vec<Group>,
+    /// Rules that ban who connects too often.
+    pub bans: Vec<BanRule>,
 }
 
 /// A broadcast domain.

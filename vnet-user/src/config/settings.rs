@@ -33,6 +33,10 @@ pub struct Settings {
     pub flow_quota: u32,
     /// Connections a second that one VM's port begins at most; 0 is no limit.
     pub flow_rate: u32,
+    /// Connections a second that one source begins at most; 0 is no limit.
+    pub source_flow_rate: u32,
+    /// Most connections of one source; 0 is no limit.
+    pub source_flow_quota: u32,
     /// How long connections live without a packet.
     pub timeouts: FlowTimeouts,
     /// TCP connections are taken up in their middle.
@@ -53,10 +57,14 @@ impl Default for Settings {
                 broadcast: StormLimit::Pps(1000),
                 multicast: StormLimit::Pps(10_000),
                 unknown_unicast: StormLimit::Pps(2000),
+                arp: StormLimit::Pps(1000),
+                nd: StormLimit::Pps(1000),
             },
             flow_size: 262_144,
             flow_quota: 0,
             flow_rate: 0,
+            source_flow_rate: 0,
+            source_flow_quota: 0,
             timeouts: TimeoutPreset::RFC,
             mid_stream: false,
             mss_clamp: 0,
@@ -242,7 +250,7 @@ pub struct SettingKey {
 }
 
 /// Every key, in the order of listings.
-pub static SETTING_KEYS: [SettingKey; 21] = [
+pub static SETTING_KEYS: [SettingKey; 25] = [
     SettingKey {
         name: "ageing",
         description: "seconds until an unseen address is forgotten, 10 to 86400",
@@ -306,6 +314,18 @@ pub static SETTING_KEYS: [SettingKey; 21] = [
         field: Field::Storm(|settings| &mut settings.storm.unknown_unicast),
     },
     SettingKey {
+        name: "storm.arp",
+        description: "ARP packets a second from a VM port without --storm, or off",
+        needs_restart: false,
+        field: Field::Storm(|settings| &mut settings.storm.arp),
+    },
+    SettingKey {
+        name: "storm.nd",
+        description: "neighbour discovery packets a second from a VM port without --storm, or off",
+        needs_restart: false,
+        field: Field::Storm(|settings| &mut settings.storm.nd),
+    },
+    SettingKey {
         name: "flow_size",
         description: "most connections, 1024 to 4194304; changes by down and up",
         needs_restart: true,
@@ -335,6 +355,28 @@ pub static SETTING_KEYS: [SettingKey; 21] = [
             field: |settings| &mut settings.flow_rate,
             min: 0,
             max: 1_000_000,
+            power_of_two: false,
+        },
+    },
+    SettingKey {
+        name: "source_flow_rate",
+        description: "connections a second that one source address begins at most, a second's worth at once; 0 is no limit",
+        needs_restart: false,
+        field: Field::Number {
+            field: |settings| &mut settings.source_flow_rate,
+            min: 0,
+            max: 1_000_000,
+            power_of_two: false,
+        },
+    },
+    SettingKey {
+        name: "source_flow_quota",
+        description: "most connections of one source address, 0 is no limit",
+        needs_restart: false,
+        field: Field::Number {
+            field: |settings| &mut settings.source_flow_quota,
+            min: 0,
+            max: FLOW_SIZE_MAX,
             power_of_two: false,
         },
     },
@@ -553,6 +595,10 @@ pub struct SettingsSection {
     flow_quota: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     flow_rate: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_flow_rate: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_flow_quota: Option<u32>,
     #[serde(default, skip_serializing_if = "TimeoutOverrides::is_empty")]
     timeouts: TimeoutOverrides,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -587,10 +633,14 @@ impl From<&Settings> for SettingsSection {
                     settings.storm.unknown_unicast,
                     default.storm.unknown_unicast,
                 ),
+                arp: differing(settings.storm.arp, default.storm.arp),
+                nd: differing(settings.storm.nd, default.storm.nd),
             },
             flow_size: differing(settings.flow_size, default.flow_size),
             flow_quota: differing(settings.flow_quota, default.flow_quota),
             flow_rate: differing(settings.flow_rate, default.flow_rate),
+            source_flow_rate: differing(settings.source_flow_rate, default.source_flow_rate),
+            source_flow_quota: differing(settings.source_flow_quota, default.source_flow_quota),
             timeouts: TimeoutOverrides::from(&settings.timeouts),
             mid_stream: differing(settings.mid_stream, default.mid_stream),
             mss_clamp: differing(settings.mss_clamp, default.mss_clamp).map(MssClamp::from_number),
@@ -610,6 +660,10 @@ impl From<SettingsSection> for Settings {
             flow_size: section.flow_size.unwrap_or(default.flow_size),
             flow_quota: section.flow_quota.unwrap_or(default.flow_quota),
             flow_rate: section.flow_rate.unwrap_or(default.flow_rate),
+            source_flow_rate: section.source_flow_rate.unwrap_or(default.source_flow_rate),
+            source_flow_quota: section
+                .source_flow_quota
+                .unwrap_or(default.source_flow_quota),
             timeouts: section.timeouts.over(default.timeouts),
             mid_stream: section.mid_stream.unwrap_or(default.mid_stream),
             mss_clamp: section

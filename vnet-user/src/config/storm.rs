@@ -110,6 +110,10 @@ pub struct StormLimits {
     pub multicast: StormLimit,
     /// Frames to unicast addresses that are not in the FDB.
     pub unknown_unicast: StormLimit,
+    /// ARP, whomever it is to.
+    pub arp: StormLimit,
+    /// Neighbour discovery, whomever it is to.
+    pub nd: StormLimit,
 }
 
 /// What a port says about its limits; where it says nothing the switch's default applies.
@@ -126,6 +130,12 @@ pub struct StormOverrides {
     /// Frames to unicast addresses that are not in the FDB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_unicast: Option<StormLimit>,
+    /// ARP, whomever it is to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arp: Option<StormLimit>,
+    /// Neighbour discovery, whomever it is to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nd: Option<StormLimit>,
 }
 
 impl StormOverrides {
@@ -142,6 +152,8 @@ impl StormOverrides {
             broadcast: self.broadcast.unwrap_or(defaults.broadcast),
             multicast: self.multicast.unwrap_or(defaults.multicast),
             unknown_unicast: self.unknown_unicast.unwrap_or(defaults.unknown_unicast),
+            arp: self.arp.unwrap_or(defaults.arp),
+            nd: self.nd.unwrap_or(defaults.nd),
         }
     }
 
@@ -151,6 +163,8 @@ impl StormOverrides {
             StormKind::Broadcast => &mut self.broadcast,
             StormKind::Multicast => &mut self.multicast,
             StormKind::UnknownUnicast => &mut self.unknown_unicast,
+            StormKind::Arp => &mut self.arp,
+            StormKind::Nd => &mut self.nd,
         }
     }
 
@@ -160,6 +174,8 @@ impl StormOverrides {
             ("broadcast", self.broadcast),
             ("multicast", self.multicast),
             ("unknown_unicast", self.unknown_unicast),
+            ("arp", self.arp),
+            ("nd", self.nd),
         ]
         .into_iter()
     }

@@ -28,6 +28,7 @@ impl Config {
         self.validate_gateways()?;
         self.validate_dhcp()?;
         self.validate_groups()?;
+        self.validate_bans()?;
         self.validate_ports(switch)?;
         self.validate_profiles()?;
         self.validate_guards(switch)?;

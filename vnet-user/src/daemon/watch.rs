@@ -14,8 +14,9 @@ use crate::runtime::Session;
 /// the switch device. Most tools do that first.
 const SETTLED_UP: Duration = Duration::from_millis(20);
 /// How long one may take that is not up yet, or whose bridge is another tool's: Proxmox's script sets
-/// the tap up, and puts it into its bridge in its own time.
-const SETTLED: Duration = Duration::from_secs(1);
+/// the tap up, and puts it into its bridge in its own time, which is long while the kernel takes many
+/// interfaces away: each step waits for that.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// The interfaces that concern a switch, as they were when it was last made equal to them.
 #[derive(Debug, Default)]

@@ -75,7 +75,7 @@ impl Sizes {
     }
 
     /// Maps whose size depends on the configuration, and their entries.
-    fn maps(&self) -> [(&'static str, u32); 23] {
+    fn maps(&self) -> [(&'static str, u32); 24] {
         [
             ("PORTS", 2 * self.max_ports),
             ("PORT_ALIASES", 2 * self.max_ports),
@@ -100,6 +100,8 @@ impl Sizes {
             ("BINDINGS", (2 * self.flow_size).max(4096)),
             ("CONTACTS", self.flow_size.max(4096)),
             ("PORT_FLOWS", self.max_ports),
+            // A source is there as long as it has a connection.
+            ("SOURCES", self.flow_size.max(4096)),
             ("FLOW_RATE", self.max_ports),
             ("PORT_GROUPS", 2 * self.max_ports),
             ("FLOW_RULES", self.flow_buckets()),

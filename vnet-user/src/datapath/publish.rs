@@ -100,13 +100,17 @@ pub fn next_conf(
             0 => flow_limit / 4,
             quota => quota.min(flow_limit),
         },
-        flow_interval_ns: match image.flow_rate {
-            0 => 0,
-            rate => 1_000_000_000 / rate,
-        },
+        flow_interval_ns: interval_ns(image.flow_rate),
+        source_quota: image.source_flow_quota,
+        source_interval_ns: interval_ns(image.source_flow_rate),
         mss_clamp: image.mss_clamp,
         timeouts: image.timeouts,
     }
+}
+
+/// Nanoseconds between two at a rate a second; 0 is no limit.
+fn interval_ns(rate: u32) -> u32 {
+    1_000_000_000_u32.checked_div(rate).unwrap_or(0)
 }
 
 /// The ports in force, by slot.

@@ -7,8 +7,10 @@ use std::hash::Hash;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{Pod, maps::lpm_trie::Key};
 use vnet_common::{
-    MacDenyKey, Member, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange, PortConf,
-    PortGroups, PortIpKey, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS, SegmentConf,
+    BanPorts, BanRule, MacDenyKey, Member, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode,
+    PolicyRange, PortConf, PortGroups, PortIpKey, PortMacKey, PortSegmentKey, PortTagKey, SEGMENTS,
+    SegmentConf,
+    limit::{BAN_PORTS, BAN_RULES},
     nat::NAT_RULES,
     policy::{POLICY_NODES, POLICY_RANGES},
 };
@@ -108,6 +110,18 @@ fn each(tables: &mut impl Visitor, sizes: &Sizes, image: &Image, generation: u32
         "policy_ranges",
         generation * POLICY_RANGES,
         image.policy_ranges.iter().copied(),
+    )?;
+    let rule = |id: u32| image.ban_rules.get(&(id as u8)).copied();
+    tables.array::<BanRule>(
+        "ban_rules",
+        generation * BAN_RULES,
+        (0..BAN_RULES).map(|id| rule(id).unwrap_or_default()),
+    )?;
+    let ports = |place: u32| image.ban_ports.get(&place).copied();
+    tables.array::<BanPorts>(
+        "ban_ports",
+        generation * BAN_PORTS,
+        (0..BAN_PORTS).map(|place| ports(place).unwrap_or_default()),
     )?;
     let rule = |id: u32| image.nat_rules.get(&(id as u16)).copied();
     tables.array::<NatRule>(

@@ -621,11 +621,15 @@ fn any_storm() -> impl Strategy<Value = StormOverrides> {
             (1_u32..9).prop_map(StormLimit::Pps)
         ])
     };
-    (limit(), limit(), limit()).prop_map(|(broadcast, multicast, unknown_unicast)| StormOverrides {
-        broadcast,
-        multicast,
-        unknown_unicast,
-    })
+    (limit(), limit(), limit(), limit(), limit()).prop_map(
+        |(broadcast, multicast, unknown_unicast, arp, nd)| StormOverrides {
+            broadcast,
+            multicast,
+            unknown_unicast,
+            arp,
+            nd,
+        },
+    )
 }
 
 fn any_ip() -> impl Strategy<Value = PortIp> {
