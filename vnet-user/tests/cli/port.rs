@@ -59,10 +59,10 @@ fn listings() {
     tap1   vm        down   trunk   default,blue=10,red=30  -                                    -
     ");
     insta::assert_snapshot!(switch.ok("port list -o jsonl"), @r#"
-    {"name":"vsw0","kind":"internal","state":"down","mode":"access","networks":[{"network":"default","vid":null}],"macs":[],"groups":[],"max_macs":0,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"eth0","kind":"uplink","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10}],"macs":[],"groups":[],"max_macs":0,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"vnet3","kind":"vm","state":"down","mode":"access","networks":[{"network":"blue","vid":null}],"macs":["02:00:00:00:00:01","02:00:00:00:00:02"],"groups":[],"max_macs":2,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000}}
-    {"name":"tap1","kind":"vm","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10},{"network":"red","vid":30}],"macs":[],"groups":[],"max_macs":1024,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":100,"multicast":10000,"unknown_unicast":"off"}}
+    {"name":"vsw0","kind":"internal","state":"down","mode":"access","networks":[{"network":"default","vid":null}],"macs":[],"groups":[],"max_macs":0,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000,"arp":1000,"nd":1000}}
+    {"name":"eth0","kind":"uplink","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10}],"macs":[],"groups":[],"max_macs":0,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000,"arp":1000,"nd":1000}}
+    {"name":"vnet3","kind":"vm","state":"down","mode":"access","networks":[{"network":"blue","vid":null}],"macs":["02:00:00:00:00:01","02:00:00:00:00:02"],"groups":[],"max_macs":2,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":1000,"multicast":10000,"unknown_unicast":2000,"arp":1000,"nd":1000}}
+    {"name":"tap1","kind":"vm","state":"down","mode":"trunk","networks":[{"network":"default","vid":null},{"network":"blue","vid":10},{"network":"red","vid":30}],"macs":[],"groups":[],"max_macs":1024,"ips":[],"learned_ips":[],"guard":"default","isolated":false,"storm":{"broadcast":100,"multicast":10000,"unknown_unicast":"off","arp":1000,"nd":1000}}
     "#);
     insta::assert_snapshot!(switch.ok("port show tap1"), @"
     NAME                   tap1
@@ -109,7 +109,9 @@ fn listings() {
           "storm": {
             "broadcast": 1000,
             "multicast": 10000,
-            "unknown_unicast": 2000
+            "unknown_unicast": 2000,
+            "arp": 1000,
+            "nd": 1000
           }
         }
       ]
@@ -189,7 +191,7 @@ fn refusals_of_add() {
     $ port add tap2 --storm broadcast=1 --storm broadcast=2
     2: error: adding the port tap2: --storm names one kind twice
     $ port add tap2 --storm flood=1
-    2: error: invalid value 'flood=1' for '--storm <KIND=PPS|off>': "flood" is no kind of storm: use broadcast, multicast or unknown-unicast
+    2: error: invalid value 'flood=1' for '--storm <KIND=PPS|off>': "flood" is no kind of storm: use broadcast, multicast, unknown-unicast, arp or nd
 
     For more information, try '--help'.
     $ port add tap2 --network green

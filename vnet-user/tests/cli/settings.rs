@@ -21,9 +21,13 @@ fn listings() {
     storm.broadcast           off     1000     broadcast frames a second from a port without --storm, or off
     storm.multicast           10000   10000    multicast frames a second from a port without --storm, or off
     storm.unknown_unicast     2000    2000     flooded unicast frames a second from a port without --storm, or off
+    storm.arp                 1000    1000     ARP packets a second from a VM port without --storm, or off
+    storm.nd                  1000    1000     neighbour discovery packets a second from a VM port without --storm, or off
     flow_size                 262144  262144   most connections, 1024 to 4194304; changes by down and up
     flow_quota                0       0        most connections of one VM's port, 0 is a quarter of flow_size
     flow_rate                 0       0        connections a second that one VM begins at most, a second's worth at once; 0 is no limit
+    source_flow_rate          0       0        connections a second that one source address begins at most, a second's worth at once; 0 is no limit
+    source_flow_quota         0       0        most connections of one source address, 0 is no limit
     timeouts                  rfc     rfc      all of timeouts.* at once: rfc, or linux as conntrack has them
     timeouts.tcp_transitory   240     240      seconds of a TCP connection that is being opened (RFC 5382: 240 or more)
     timeouts.tcp_established  7440    7440     seconds of an idle TCP connection (RFC 5382: 7440 or more)
@@ -44,9 +48,13 @@ fn listings() {
     {"key":"storm.broadcast","value":"off","default":1000,"description":"broadcast frames a second from a port without --storm, or off"}
     {"key":"storm.multicast","value":10000,"default":10000,"description":"multicast frames a second from a port without --storm, or off"}
     {"key":"storm.unknown_unicast","value":2000,"default":2000,"description":"flooded unicast frames a second from a port without --storm, or off"}
+    {"key":"storm.arp","value":1000,"default":1000,"description":"ARP packets a second from a VM port without --storm, or off"}
+    {"key":"storm.nd","value":1000,"default":1000,"description":"neighbour discovery packets a second from a VM port without --storm, or off"}
     {"key":"flow_size","value":262144,"default":262144,"description":"most connections, 1024 to 4194304; changes by down and up"}
     {"key":"flow_quota","value":0,"default":0,"description":"most connections of one VM's port, 0 is a quarter of flow_size"}
     {"key":"flow_rate","value":0,"default":0,"description":"connections a second that one VM begins at most, a second's worth at once; 0 is no limit"}
+    {"key":"source_flow_rate","value":0,"default":0,"description":"connections a second that one source address begins at most, a second's worth at once; 0 is no limit"}
+    {"key":"source_flow_quota","value":0,"default":0,"description":"most connections of one source address, 0 is no limit"}
     {"key":"timeouts","value":"rfc","default":"rfc","description":"all of timeouts.* at once: rfc, or linux as conntrack has them"}
     {"key":"timeouts.tcp_transitory","value":240,"default":240,"description":"seconds of a TCP connection that is being opened (RFC 5382: 240 or more)"}
     {"key":"timeouts.tcp_established","value":7440,"default":7440,"description":"seconds of an idle TCP connection (RFC 5382: 7440 or more)"}
@@ -156,7 +164,7 @@ fn one_wrong_value_and_nothing_changes() {
 
     For more information, try '--help'.
     $ set ageing=70 color=red
-    2: error: invalid value 'color=red' for '<KEY=VALUE>...': no setting is called "color"; there are ageing, fdb_size, max_ports, max_macs, storm.broadcast, storm.multicast, storm.unknown_unicast, flow_size, flow_quota, flow_rate, timeouts, timeouts.tcp_transitory, timeouts.tcp_established, timeouts.tcp_closing, timeouts.tcp_time_wait, timeouts.udp, timeouts.udp_one_way, timeouts.icmp, timeouts.other, mid_stream, mss_clamp
+    2: error: invalid value 'color=red' for '<KEY=VALUE>...': no setting is called "color"; there are ageing, fdb_size, max_ports, max_macs, storm.broadcast, storm.multicast, storm.unknown_unicast, storm.arp, storm.nd, flow_size, flow_quota, flow_rate, source_flow_rate, source_flow_quota, timeouts, timeouts.tcp_transitory, timeouts.tcp_established, timeouts.tcp_closing, timeouts.tcp_time_wait, timeouts.udp, timeouts.udp_one_way, timeouts.icmp, timeouts.other, mid_stream, mss_clamp
 
     For more information, try '--help'.
     $ set ageing=70 fdb_size=1
@@ -198,7 +206,7 @@ fn one_wrong_value_and_nothing_changes() {
 
     For more information, try '--help'.
     $ get color
-    2: error: invalid value 'color' for '[KEY]': no setting is called "color"; there are ageing, fdb_size, max_ports, max_macs, storm.broadcast, storm.multicast, storm.unknown_unicast, flow_size, flow_quota, flow_rate, timeouts, timeouts.tcp_transitory, timeouts.tcp_established, timeouts.tcp_closing, timeouts.tcp_time_wait, timeouts.udp, timeouts.udp_one_way, timeouts.icmp, timeouts.other, mid_stream, mss_clamp
+    2: error: invalid value 'color' for '[KEY]': no setting is called "color"; there are ageing, fdb_size, max_ports, max_macs, storm.broadcast, storm.multicast, storm.unknown_unicast, storm.arp, storm.nd, flow_size, flow_quota, flow_rate, source_flow_rate, source_flow_quota, timeouts, timeouts.tcp_transitory, timeouts.tcp_established, timeouts.tcp_closing, timeouts.tcp_time_wait, timeouts.udp, timeouts.udp_one_way, timeouts.icmp, timeouts.other, mid_stream, mss_clamp
 
     For more information, try '--help'.
     "#
