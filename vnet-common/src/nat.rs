@@ -96,7 +96,7 @@ pub enum NatMatch {
 
 /// Key of the map `nat_match`, a longest prefix match; everything in network order.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NatMatchKey {
     /// Generation.
     pub generation: u8,

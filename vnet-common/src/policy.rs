@@ -91,7 +91,7 @@ pub enum PolicyMatch {
 /// Key of the map `policy_match`, a longest prefix match; everything in network order. Its values are
 /// places in the map `policy_nodes`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PolicyMatchKey {
     /// Generation.
     pub generation: u8,

@@ -28,14 +28,45 @@ pub fn rewrite(text: &str, before: &Config, after: &Config) -> String {
 
 /// The merged document, if it says what it should.
 fn merge(text: &str, before: &Config, after: &Config) -> Option<String> {
-    let mut merged = text.parse::<DocumentMut>().ok()?;
-    merge_table(
-        merged.as_table_mut(),
-        document::render(before).as_table(),
-        document::render(after).as_table(),
-    );
-    let merged = merged.to_string();
-    (document::parse(&merged).as_ref() == Ok(after)).then_some(merged)
+    let doc = text.parse::<DocumentMut>().ok()?;
+    let merged = |before: &Config, after: &Config| {
+        let mut doc = doc.clone();
+        merge_table(
+            doc.as_table_mut(),
+            document::render(before).as_table(),
+            document::render(after).as_table(),
+        );
+        doc.to_string()
+    };
+    let is_right = |merged: &String| document::parse(merged).as_ref() == Ok(after);
+    let (less, more) = what_differs(before, after);
+    // A list that the document spells in another way is written as a whole, and needs to be known so.
+    Some(merged(&less, &more))
+        .filter(is_right)
+        .or_else(|| Some(merged(before, after)).filter(is_right))
+}
+
+/// Both without the rules of groups that stay as they are: there may be many thousands.
+fn what_differs(before: &Config, after: &Config) -> (Config, Config) {
+    let (mut before, mut after) = (before.clone(), after.clone());
+    for new in &mut after.groups {
+        if let Some(old) = before.groups.iter_mut().find(|old| old.name == new.name) {
+            strip_common(&mut old.rules, &mut new.rules);
+        }
+    }
+    (before, after)
+}
+
+/// Takes away what two lists begin and end with alike.
+fn strip_common<T: PartialEq>(a: &mut Vec<T>, b: &mut Vec<T>) {
+    let alike = |(a, b): &(&T, &T)| a == b;
+    let end = a.iter().rev().zip(b.iter().rev());
+    let end = end.take_while(alike).count();
+    a.truncate(a.len() - end);
+    b.truncate(b.len() - end);
+    let start = a.iter().zip(b.iter()).take_while(alike).count();
+    a.drain(..start);
+    b.drain(..start);
 }
 
 fn merge_table(doc: &mut dyn TableLike, before: &dyn TableLike, after: &dyn TableLike) {
@@ -83,14 +114,12 @@ fn merge_item(key: &str, doc: &mut Item, before: Option<&Item>, after: Option<&I
         return;
     }
     let no_tables = ArrayOfTables::new();
-    let tables = |item: Option<&'_ Item>| match item {
-        None => Some(no_tables.clone()),
-        Some(item) => item.as_array_of_tables().cloned(),
-    };
-    if let (Some(doc_tables), Some(old), Some(new)) =
-        (doc.as_array_of_tables_mut(), tables(before), tables(after))
-    {
-        merge_tables(key, doc_tables, &old, &new);
+    let [old, new] = [before, after].map(|item| match item {
+        None => Some(&no_tables),
+        Some(item) => item.as_array_of_tables(),
+    });
+    if let (Some(doc_tables), Some(old), Some(new)) = (doc.as_array_of_tables_mut(), old, new) {
+        merge_tables(key, doc_tables, old, new);
         if doc_tables.is_empty() {
             *doc = Item::None;
         }
@@ -117,9 +146,12 @@ fn merge_tables(key: &str, doc: &mut ArrayOfTables, before: &ArrayOfTables, afte
         }
         places
     };
-    let stay = places(after);
-    doc.retain(|table| stay.contains_key(&identity(key, table)));
-    let (places_before, places_now) = (places(before), places(doc));
+    let (places_before, places_after) = (places(before), places(after));
+    doc.retain(|table| {
+        let name = identity(key, table);
+        !places_before.contains_key(&name) || places_after.contains_key(&name)
+    });
+    let places_now = places(doc);
     for new in after {
         let name = identity(key, new);
         let old = places_before

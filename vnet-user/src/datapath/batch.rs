@@ -1,5 +1,5 @@
-//! Arrays as a whole: many values a system call (BPF_MAP_LOOKUP_BATCH and BPF_MAP_UPDATE_BATCH, of
-//! arrays from kernel 5.6 on), for which aya has no calls.
+//! Maps as a whole: many values a system call (BPF_MAP_LOOKUP_BATCH and BPF_MAP_UPDATE_BATCH, of arrays
+//! and hash maps from kernel 5.6 on, of longest prefix matches from 5.13 on), for which aya has no calls.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -143,20 +143,81 @@ impl<V: Pod> Batch<V> {
     }
 
     fn call(&self, command: libc::c_long, attributes: &mut Attributes) -> io::Result<()> {
-        attributes.map_fd = self.map.fd().as_fd().as_raw_fd() as u32;
-        // SAFETY: the attributes are as the command wants them, and the places that they name have
-        // room for as many keys and values as `count` says, for as long as the call takes.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                command,
-                std::ptr::from_mut(attributes),
-                size_of::<Attributes>(),
-            )
-        };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+        call(&self.map, command, attributes)
     }
+}
+
+/// Every entry of the pinned hash map or longest prefix match `name`, whose keys, with their length, are
+/// `K` and whose values are `V`. Nobody else changes it meanwhile.
+///
+/// # Errors
+/// It is not there or holds others, or the kernel refuses.
+pub fn entries<K: Pod, V: Pod>(pins: &Pins, name: &str) -> Result<Vec<(K, V)>> {
+    let map = maps::data(pins, name)?;
+    let info = map.info()?;
+    ensure!(
+        (info.key_size() as usize, info.value_size() as usize) == (size_of::<K>(), size_of::<V>()),
+        "the map {name} has keys of {} and values of {} bytes, not {} and {}",
+        info.key_size(),
+        info.value_size(),
+        size_of::<K>(),
+        size_of::<V>()
+    );
+    let mut entries = Vec::new();
+    let mut keys = Vec::<K>::with_capacity(AT_ONCE);
+    let mut values = Vec::<V>::with_capacity(AT_ONCE);
+    // Where the kernel is: a key, or the number of a bucket.
+    let mut place = vec![0_u64; size_of::<K>().div_ceil(8)];
+    let mut begun = false;
+    loop {
+        let at = place.as_mut_ptr() as u64;
+        let mut attributes = Attributes {
+            in_batch: if begun { at } else { 0 },
+            out_batch: at,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: AT_ONCE as u32,
+            ..Attributes::default()
+        };
+        let is_last = match call(&map, BPF_MAP_LOOKUP_BATCH, &mut attributes) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            result => {
+                result.with_context(|| format!("reading the map {name}"))?;
+                false
+            }
+        };
+        let count = attributes.count as usize;
+        ensure!(
+            is_last || (1..=AT_ONCE).contains(&count),
+            "the map {name} told of {count} entries"
+        );
+        // SAFETY: the kernel wrote so many of both, inside the capacity; any bytes are plain data.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        entries.extend(keys.drain(..).zip(values.drain(..)));
+        if is_last {
+            return Ok(entries);
+        }
+        begun = true;
+    }
+}
+
+fn call(map: &MapData, command: libc::c_long, attributes: &mut Attributes) -> io::Result<()> {
+    attributes.map_fd = map.fd().as_fd().as_raw_fd() as u32;
+    // SAFETY: the attributes are as the command wants them, and the places that they name have room for
+    // as many keys and values as `count` says, for as long as the call takes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            size_of::<Attributes>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

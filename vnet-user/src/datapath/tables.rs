@@ -1,6 +1,6 @@
 //! What each map holds of an image, said once: for filling a generation, and for comparing it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
 
@@ -16,7 +16,7 @@ use vnet_common::{
 };
 
 use super::{
-    batch::Batch,
+    batch::{self, Batch},
     maps::{self, PortAliasKey},
     object::Sizes,
     pins::Pins,
@@ -60,7 +60,7 @@ trait Visitor {
     ) -> Result<()>;
 
     /// The entries of a longest prefix match whose keys are `ours`, by the bits that count and key.
-    fn trie<K: Pod + Ord + Debug>(
+    fn trie<K: Pod + Eq + Hash + Debug>(
         &mut self,
         name: &str,
         entries: impl Iterator<Item = ((u32, K), u32)>,
@@ -245,43 +245,67 @@ impl Visitor for Filling<'_> {
         entries: impl Iterator<Item = (K, u32)>,
         ours: impl Fn(&K) -> bool,
     ) -> Result<()> {
+        let found = batch::entries::<K, u32>(self.pins, name)?;
+        let (old, new) = changes(entries, found.into_iter().filter(|(key, _)| ours(key)));
         let mut map = maps::hash::<K, u32>(self.pins, name)?;
-        let keys: Vec<K> = map
-            .keys()
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("reading the map {name}"))?;
-        for key in keys.iter().filter(|key| ours(key)) {
-            map.remove(key)
+        for key in old {
+            map.remove(&key)
                 .with_context(|| format!("deleting from the map {name}"))?;
         }
-        for (key, value) in entries {
+        for (key, value) in new {
             map.insert(key, value, 0)
                 .with_context(|| format!("writing to the map {name}"))?;
         }
         Ok(())
     }
 
-    fn trie<K: Pod + Ord + Debug>(
+    fn trie<K: Pod + Eq + Hash + Debug>(
         &mut self,
         name: &str,
         entries: impl Iterator<Item = ((u32, K), u32)>,
         ours: impl Fn(&K) -> bool,
     ) -> Result<()> {
+        let found = read_trie(self.pins, name)?;
+        let ours = found.into_iter().filter(|((_, key), _)| ours(key));
+        let (old, new) = changes(entries, ours);
         let mut map = maps::lpm_trie::<K, u32>(self.pins, name)?;
-        let keys: Vec<Key<K>> = map
-            .keys()
-            .collect::<Result<_, _>>()
-            .with_context(|| format!("reading the map {name}"))?;
-        for key in keys.iter().filter(|key| ours(&key.data())) {
-            map.remove(key)
+        for (bits, key) in old {
+            map.remove(&Key::new(bits, key))
                 .with_context(|| format!("deleting from the map {name}"))?;
         }
-        for ((bits, key), value) in entries {
+        for ((bits, key), value) in new {
             map.insert(&Key::new(bits, key), value, 0)
                 .with_context(|| format!("writing to the map {name}"))?;
         }
         Ok(())
     }
+}
+
+/// What makes of a table that has `found` one that has `entries`: which keys go, and which come or get
+/// another value. Those that stay are most of a large table.
+fn changes<K: Eq + Hash>(
+    entries: impl Iterator<Item = (K, u32)>,
+    found: impl Iterator<Item = (K, u32)>,
+) -> (Vec<K>, HashMap<K, u32>) {
+    let mut new: HashMap<K, u32> = entries.collect();
+    let mut old = Vec::new();
+    for (key, found) in found {
+        match new.get(&key) {
+            Some(value) if *value == found => {
+                new.remove(&key);
+            }
+            Some(_) => {}
+            None => old.push(key),
+        }
+    }
+    (old, new)
+}
+
+/// The entries of a longest prefix match, by the bits that count and key.
+fn read_trie<K: Pod>(pins: &Pins, name: &str) -> Result<Vec<((u32, K), u32)>> {
+    let entries = batch::entries::<Key<K>, u32>(pins, name)?;
+    let entry = |(key, value): (Key<K>, u32)| ((key.prefix_len(), key.data()), value);
+    Ok(entries.into_iter().map(entry).collect())
 }
 
 struct Comparing<'a> {
@@ -311,10 +335,8 @@ impl Visitor for Comparing<'_> {
         entries: impl Iterator<Item = (K, u32)>,
         ours: impl Fn(&K) -> bool,
     ) -> Result<()> {
-        let map = maps::hash::<K, u32>(self.pins, name)?;
         let mut expected: HashMap<K, u32> = entries.collect();
-        for entry in map.iter() {
-            let (key, found) = entry.with_context(|| format!("reading the map {name}"))?;
+        for (key, found) in batch::entries::<K, u32>(self.pins, name)? {
             if ours(&key) {
                 same(name, &key, expected.remove(&key), found)?;
             }
@@ -322,18 +344,15 @@ impl Visitor for Comparing<'_> {
         nothing_missing(name, expected.keys().next())
     }
 
-    fn trie<K: Pod + Ord + Debug>(
+    fn trie<K: Pod + Eq + Hash + Debug>(
         &mut self,
         name: &str,
         entries: impl Iterator<Item = ((u32, K), u32)>,
         ours: impl Fn(&K) -> bool,
     ) -> Result<()> {
-        let map = maps::lpm_trie::<K, u32>(self.pins, name)?;
-        let mut expected: BTreeMap<(u32, K), u32> = entries.collect();
-        for entry in map.iter() {
-            let (key, found) = entry.with_context(|| format!("reading the map {name}"))?;
-            if ours(&key.data()) {
-                let key = (key.prefix_len(), key.data());
+        let mut expected: HashMap<(u32, K), u32> = entries.collect();
+        for (key, found) in read_trie::<K>(self.pins, name)? {
+            if ours(&key.1) {
                 same(name, &key, expected.remove(&key), found)?;
             }
         }
