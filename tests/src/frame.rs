@@ -65,6 +65,7 @@ pub struct Spec {
     gso_segs: u32,
     token: TokenOf,
     linear: Option<usize>,
+    forwarded: bool,
 }
 
 fn spec(hook: Hook, port: &'static str, dst: Mac, src: Mac) -> Spec {
@@ -83,6 +84,7 @@ fn spec(hook: Hook, port: &'static str, dst: Mac, src: Mac) -> Spec {
         gso_segs: 0,
         token: TokenOf::None,
         linear: None,
+        forwarded: false,
     }
 }
 
@@ -109,6 +111,13 @@ impl Spec {
     #[must_use]
     pub fn tags(mut self, tags: &str) -> Self {
         self.tags = parse_tags(tags).expect("a fixture's tags are readable");
+        self
+    }
+
+    /// Of what the host sends: it came in elsewhere, and the host sends it on.
+    #[must_use]
+    pub fn forwarded(mut self) -> Self {
+        self.forwarded = true;
         self
     }
 
@@ -320,6 +329,7 @@ impl Spec {
             },
             gso_size: self.gso_size,
             gso_segs: self.gso_segs,
+            forwarded: self.forwarded,
             linear: self.linear,
         })
     }

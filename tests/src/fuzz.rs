@@ -144,6 +144,7 @@ fn cut(data: &[u8]) -> Option<(Frame, &[u8])> {
         },
         gso_segs: u32::from(header[11]),
         linear: (header[14] % 4 == 0).then_some(usize::from(header[15])),
+        forwarded: header[14] & 4 != 0,
     };
     Some((frame, rest))
 }

@@ -210,6 +210,8 @@ impl Kernel {
         let mut context = SkBuff {
             ifindex: frame.ifindex,
             gso_segs: frame.gso_segs,
+            // Whichever it was.
+            ingress_ifindex: u32::from(frame.forwarded),
             gso_size: frame.gso_size,
             ..SkBuff::default()
         };
@@ -293,7 +295,8 @@ fn load(pins: &Pins, setup: &Setup) -> Result<Ebpf> {
 #[repr(C)]
 #[derive(Default)]
 struct SkBuff {
-    zero_to_ifindex: [u32; 10],
+    zero_to_ingress: [u32; 9],
+    ingress_ifindex: u32,
     ifindex: u32,
     tc_index: u32,
     cb: [u32; 5],
@@ -305,6 +308,10 @@ struct SkBuff {
 }
 
 const _: () = assert!(size_of::<SkBuff>() == 192, "struct __sk_buff");
+const _: () = assert!(
+    std::mem::offset_of!(SkBuff, ingress_ifindex) == 36,
+    "struct __sk_buff"
+);
 const _: () = assert!(std::mem::offset_of!(SkBuff, cb) == 48, "struct __sk_buff");
 const _: () = assert!(
     std::mem::offset_of!(SkBuff, gso_segs) == 164,

@@ -27,6 +27,8 @@ pub struct Frame {
     pub gso_segs: u32,
     /// Bytes in the linear head, or in the first buffer; `None`: all.
     pub linear: Option<usize>,
+    /// Of what the host's stack sends: it came in elsewhere.
+    pub forwarded: bool,
 }
 
 impl Frame {
@@ -50,6 +52,7 @@ impl Frame {
             gso_size: 0,
             gso_segs: 0,
             linear: None,
+            forwarded: false,
         }
     }
 
@@ -66,6 +69,7 @@ impl Frame {
             gso_segs: if at_tc { self.gso_segs } else { 0 },
             tag: if at_tc { self.tag } else { Tag::NONE },
             redirected: at_tc && self.tc_index == token(self.ifindex, to_stack),
+            forwarded: self.hook == Hook::TcEgress && self.forwarded,
         }
     }
 }

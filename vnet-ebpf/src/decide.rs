@@ -319,7 +319,10 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         return drop(reason);
     }
     let inside = matches!(port.kind, PortKind::Vm);
-    if tables.bans() && !is_stack(port.kind) && is_banned(frame, window, tables, segment, inside) {
+    if tables.bans()
+        && (!is_stack(port.kind) || meta.forwarded)
+        && is_banned(frame, window, tables, segment, inside)
+    {
         return drop(DropReason::SourceBanned);
     }
     plan.limited = limited(port, frame, window);

@@ -426,9 +426,23 @@ pub trait Gateway: Effects + FlowTable {
     fn flow_rule(&self, index: u32) -> Option<*mut u16>;
     /// Adds to a rule's counters.
     fn count_policy(&self, rule: u16, packets: u64, bytes: u64, flows: u64);
-    /// Whether another ICMP error may be made now.
-    fn icmp_take(&self) -> bool;
+    /// Whether another answer of this kind may be made now.
+    fn answer_take(&self, kind: AnswerKind) -> bool;
 }
+
+/// Answers whose number a second is limited, each kind by itself: the index into the map
+/// `answer_limits`.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerKind {
+    /// ICMP errors of the gateway.
+    Error = 0,
+    /// What a security group's rule that rejects says, a reset included.
+    Reject = 1,
+}
+
+/// Number of [`AnswerKind`]s.
+pub const ANSWER_KINDS: u32 = 2;
 
 /// What is counted of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

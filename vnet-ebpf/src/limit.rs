@@ -15,6 +15,7 @@ use crate::{
     frame::Frame,
     gateway::{Gateway, Work},
     ip::{IPV4, IPV6, TCP_ACK, TCP_RST, TCP_SYN, proto},
+    meta::Meta,
     nat::{Outcome, open::report, rules::look_up},
     tables::Tables,
     window::Window,
@@ -63,6 +64,12 @@ fn of_v6(ends: &[u8; 32], segment: u16, inside: bool) -> SourceKey {
     key
 }
 
+/// Whether the packet is one of the host itself, which is trusted.
+#[inline(always)]
+const fn is_hosts_own(plan: &Plan, meta: &Meta) -> bool {
+    is_stack(plan.port.kind) && !meta.forwarded
+}
+
 /// Whether the VM, and the source, may begin another connection now.
 #[inline(always)]
 pub fn may_begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
@@ -79,7 +86,7 @@ pub fn may_begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G)
         });
     }
     let (quota, interval_ns) = (conf.source_quota, conf.source_interval_ns);
-    if quota == 0 && interval_ns == 0 || is_stack(plan.port.kind) {
+    if quota == 0 && interval_ns == 0 || is_hosts_own(plan, &work.meta) {
         return Outcome::GO_ON;
     }
     work.source_key = SourceKey::of(&work.ip.key, work.inside);
@@ -115,7 +122,7 @@ pub fn hold<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
     let Some(conf) = gateway.switch() else {
         return;
     };
-    if is_stack(plan.port.kind) {
+    if is_hosts_own(plan, &work.meta) {
         return;
     }
     let (quota, interval_ns) = (conf.source_quota, conf.source_interval_ns);

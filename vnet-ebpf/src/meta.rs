@@ -103,6 +103,9 @@ pub struct Meta {
     pub tag: Tag,
     /// The frame carries the token of our own redirect to this hook.
     pub redirected: bool,
+    /// The host's stack forwards it for somebody else; else, where it comes from the stack, it is the
+    /// host's own.
+    pub forwarded: bool,
 }
 
 impl Meta {

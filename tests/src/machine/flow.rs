@@ -18,7 +18,7 @@ use vnet_ebpf::{
     },
     forward::{Action, Exit, forward},
     frame::{ETH_LEN, is_group},
-    gateway::{Gateway, Route, Work},
+    gateway::{AnswerKind, Gateway, Route, Work},
     ip::{IPV4, IPV4_LEN, IPV6, IPV6_LEN, Icmp, Ip, Part, TCP_SYN, proto},
     meta::Meta,
     nat::{Outcome, Step, Tell, arrive::arrive, host, rules::look_up},
@@ -176,6 +176,11 @@ impl Machine {
 
     /// As `icmp_tell` there. `None` when nothing is told.
     fn tell(&self, work: &mut Work, plan: &Plan, skb: &mut Skb<'_>, tell: Tell) -> Option<Action> {
+        let kind = if tell == Tell::Refused {
+            AnswerKind::Reject
+        } else {
+            AnswerKind::Error
+        };
         let ip = work.ip;
         let header = if ip.v6 { IPV6_LEN } else { IPV4_LEN };
         if ip.icmp == Icmp::Error
@@ -183,7 +188,7 @@ impl Machine {
             || usize::from(ip.l4) != usize::from(ip.l3) + header
             || usize::from(ip.l3) != ETH_LEN
             || !is_one_host(&ip.key.src)
-            || !self.icmp_take()
+            || !self.answer_take(kind)
         {
             return None;
         }

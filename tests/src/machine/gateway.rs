@@ -19,7 +19,8 @@ use vnet_ebpf::{
     forward::Flood,
     frame::is_group,
     gateway::{
-        CHECKED, Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, Work,
+        ANSWER_KINDS, AnswerKind, CHECKED, Checked, FlowCount, Fragment, FragmentKey, Gateway,
+        HostSocket, Route, Work,
     },
     ip::Ip,
     limit::SourceSays,
@@ -39,8 +40,8 @@ use crate::{
     world::Routing,
 };
 
-/// Nanoseconds between the ICMP errors that a CPU makes (vnet-ebpf/src/kernel/gateway.rs).
-const ICMP_INTERVAL_NS: u32 = 1_000_000;
+/// Nanoseconds between the answers of a kind that a CPU makes (vnet-ebpf/src/kernel/gateway.rs).
+const ANSWER_INTERVAL_NS: u32 = 1_000_000;
 
 /// Linux's own ports for outgoing connections, as a new network namespace has them.
 const EPHEMERAL: (u16, u16) = (32_768, 60_999);
@@ -92,7 +93,7 @@ pub(super) struct State {
     checked: Box<[UnsafeCell<Checked>]>,
     /// In boxes, so that they stay where they are.
     host_ports: RefCell<BTreeMap<u16, Box<UnsafeCell<HostPort>>>>,
-    icmp_next_ns: Cell<u64>,
+    answers_next_ns: [Cell<u64>; ANSWER_KINDS as usize],
     random: Cell<u64>,
     rules: BTreeMap<(u32, u16), NatRule>,
     matches: Vec<(u32, NatMatchKey, u32)>,
@@ -137,7 +138,7 @@ impl State {
             fragments: RefCell::default(),
             host_ports: RefCell::default(),
             checked: (0..CHECKED).map(|_| UnsafeCell::default()).collect(),
-            icmp_next_ns: Cell::new(0),
+            answers_next_ns: Default::default(),
             random: Cell::new(0x5eed),
             rules: BTreeMap::new(),
             matches: Vec::new(),
@@ -603,11 +604,11 @@ impl Gateway for Machine {
         counters.flows += flows;
     }
 
-    fn icmp_take(&self) -> bool {
-        let next = self.gateway.icmp_next_ns.get();
-        match rate::take(next, self.now_ns.get(), ICMP_INTERVAL_NS, 1) {
+    fn answer_take(&self, kind: AnswerKind) -> bool {
+        let limit = &self.gateway.answers_next_ns[kind as usize];
+        match rate::take(limit.get(), self.now_ns.get(), ANSWER_INTERVAL_NS, 1) {
             Some(next) => {
-                self.gateway.icmp_next_ns.set(next);
+                limit.set(next);
                 true
             }
             None => false,

@@ -143,11 +143,12 @@ proptest! {
         tc_index in 0u32..=0xffff,
         (gso_size, gso_segs) in prop_oneof![Just((0, 0)), any::<(u32, u32)>()],
         linear in proptest::option::of(0usize..100),
+        forwarded in any::<bool>(),
     ) {
         let machine = Machine::new(&setup);
         let len = bytes.len();
         let tag = if hook == Hook::Xdp { Tag::NONE } else { Tag { tpid, tci } };
-        let frame = Frame { hook, ifindex, bytes, tag, tc_index, gso_size, gso_segs, linear };
+        let frame = Frame { hook, ifindex, bytes, tag, tc_index, gso_size, gso_segs, linear, forwarded };
         for _ in 0..2 {
             let outcome = Machine::run(&machine, &frame);
             prop_assert!(outcome.bytes.len().abs_diff(len) <= 4);

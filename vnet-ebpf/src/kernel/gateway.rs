@@ -27,7 +27,8 @@ use vnet_ebpf::{
     flow::table::{self, FlowTable, Inserted},
     forward::Flood,
     gateway::{
-        Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, RouteKind, Work,
+        AnswerKind, Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route,
+        RouteKind, Work,
     },
     ip::proto,
     limit::SourceSays,
@@ -40,9 +41,9 @@ use vnet_ebpf::{
 
 use super::{
     maps::{
-        ATTEMPTS, BAN_PORTS, BAN_RULES, BANNING, BANS, BINDINGS, CHECKED, CONTACTS, EPHEMERAL,
-        FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS, FLOW_RATE, FLOW_RULES, FLOW_SEED,
-        FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, ICMP_LIMIT, MAX_PORTS, NAT_COUNTERS, NAT_MATCH,
+        ANSWER_LIMITS, ATTEMPTS, BAN_PORTS, BAN_RULES, BANNING, BANS, BINDINGS, CHECKED, CONTACTS,
+        EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS, FLOW_RATE, FLOW_RULES,
+        FLOW_SEED, FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, MAX_PORTS, NAT_COUNTERS, NAT_MATCH,
         NAT_RULES, POLICY_COUNTERS, POLICY_MATCH, POLICY_NODES, POLICY_RANGES, PORT_FLOWS,
         PORT_GROUPS, SOURCES, WORK,
     },
@@ -54,8 +55,8 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// The network namespace that the packet is in.
 const CURRENT_NETNS: u64 = u64::MAX;
-/// Nanoseconds between the ICMP errors that one CPU makes.
-const ICMP_INTERVAL_NS: u32 = 1_000_000;
+/// Nanoseconds between the answers of a kind that one CPU makes.
+const ANSWER_INTERVAL_NS: u32 = 1_000_000;
 
 /// Compares and exchanges a word; a full barrier.
 ///
@@ -892,13 +893,13 @@ impl Gateway for Kernel {
     }
 
     #[inline(always)]
-    fn icmp_take(&self) -> bool {
-        let Some(next) = ICMP_LIMIT.get_ptr_mut(0) else {
+    fn answer_take(&self, kind: AnswerKind) -> bool {
+        let Some(next) = ANSWER_LIMITS.get_ptr_mut(kind as u32) else {
             return false;
         };
         // SAFETY: this CPU's own state.
         unsafe {
-            match rate::take(*next, self.now_ns(), ICMP_INTERVAL_NS, 1) {
+            match rate::take(*next, self.now_ns(), ANSWER_INTERVAL_NS, 1) {
                 Some(at) => {
                     *next = at;
                     true

@@ -12,7 +12,7 @@ use vnet_ebpf::{
     flow::translate::fold32,
     forward::{Action, Exit},
     frame::{ETH_LEN, is_group},
-    gateway::{Gateway as _, Route, Work},
+    gateway::{AnswerKind, Gateway as _, Route, Work},
     ip::{IPV4_LEN, IPV6_LEN, Icmp, Part, proto},
     nat::Tell,
     route,
@@ -84,6 +84,11 @@ pub extern "C" fn icmp_tell(raw: *mut __sk_buff, tell: u32) -> u64 {
         4 => Tell::Refused,
         _ => return DROP,
     };
+    let kind = if matches!(tell, Tell::Refused) {
+        AnswerKind::Reject
+    } else {
+        AnswerKind::Error
+    };
     let ip = &work.ip;
     let header = if ip.v6 { IPV6_LEN } else { IPV4_LEN };
     // Never about an error or a later fragment (RFC 1122, 3.2.2); behind options or extension headers
@@ -93,7 +98,7 @@ pub extern "C" fn icmp_tell(raw: *mut __sk_buff, tell: u32) -> u64 {
         || usize::from(ip.l4) != usize::from(ip.l3) + header
         || usize::from(ip.l3) != ETH_LEN
         || !is_one_host(&ip.key.src)
-        || !kernel.icmp_take()
+        || !kernel.answer_take(kind)
     {
         return DROP;
     }

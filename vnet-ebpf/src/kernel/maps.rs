@@ -21,7 +21,7 @@ use vnet_ebpf::{
     decide::Plan,
     flow::translate::Change,
     forward::Flood,
-    gateway::{Checked, Fragment, FragmentKey, Work},
+    gateway::{ANSWER_KINDS, Checked, Fragment, FragmentKey, Work},
     guard::Sight,
     ip::Ip,
     meta::Meta,
@@ -199,9 +199,9 @@ pub static BAN_RULES: Array<BanRule, { 2 * limit::BAN_RULES as usize }> = Array:
 #[btf_map]
 pub static BAN_PORTS: Array<BanPorts, { 2 * limit::BAN_PORTS as usize }> = Array::new();
 
-/// The limit of ICMP errors made on this CPU; see `vnet_ebpf::rate`.
+/// The limits of answers made on this CPU, by kind; see `vnet_ebpf::rate`.
 #[btf_map]
-pub static ICMP_LIMIT: PerCpuArray<u64, 1> = PerCpuArray::new();
+pub static ANSWER_LIMITS: PerCpuArray<u64, { ANSWER_KINDS as usize }> = PerCpuArray::new();
 
 /// The programs that others go on in: [`TC_FLOW`].
 #[btf_map]

@@ -314,6 +314,8 @@ fn meta(skb: *mut __sk_buff, hook: Hook) -> Meta {
                 Tag::NONE
             },
             redirected: mark == token(ifindex, matches!(hook, Hook::TcIngress)),
+            // What came in by an interface keeps its index; a socket's has none.
+            forwarded: matches!(hook, Hook::TcEgress) && (*skb).ingress_ifindex != 0,
         }
     }
 }

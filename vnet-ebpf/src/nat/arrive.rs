@@ -3,10 +3,15 @@
 use vnet_common::{
     DropReason, FlowRules,
     nat::NatMatch,
-    port::{PORT_GATEWAY, PORT_NATED},
+    port::{PORT_GATEWAY, PORT_ISOLATED, PORT_NATED},
 };
 
-use super::{Outcome, Step, Tell, close::expire, open, rules, wayout::renew};
+use super::{
+    Outcome, Step, Tell,
+    close::expire,
+    open, rules,
+    wayout::{renew, stack_slot},
+};
 use crate::{
     decide::Plan,
     flow::table::{NO_FLOW, tag_of},
@@ -348,7 +353,7 @@ pub fn later_fragment<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outc
 /// What becomes of a packet that belongs to a flow by its nature, and of which none is known: the
 /// host's own are the host's, the others go nowhere.
 #[inline(always)]
-pub fn of_nobody<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+pub fn of_nobody<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
     let reason = work.reason;
     let addr = work.ip.key.dst;
     if !work.inside {
@@ -372,6 +377,14 @@ pub fn of_nobody<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     gateway.route(at.ifindex, &work.ip.key, &mut work.route);
     if matches!(work.route.kind, RouteKind::Stack) {
         return Outcome::STACK;
+    }
+    // The gateway is no way around to other VMs.
+    if plan.port.flags & PORT_ISOLATED != 0
+        && let Some(slot) = stack_slot(gateway, work.generation, work.route.ifindex)
+        && let Some(via) = gateway.port(work.generation, slot)
+        && via.flags & PORT_GATEWAY != 0
+    {
+        return Outcome::drop(DropReason::PortIsolated);
     }
     // Without translation the host forwards it; with it nothing leaves that no flow knows.
     let guarded = rules::look_up(

@@ -199,7 +199,7 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::Book => open::book(work, gateway),
         Step::CheckWay => arrive::check_way(work, gateway),
         Step::LaterFragment => arrive::later_fragment(work, gateway),
-        Step::OfNobody => arrive::of_nobody(work, gateway),
+        Step::OfNobody => arrive::of_nobody(work, plan, gateway),
         Step::Prepare => {
             open::prepare(work, plan, gateway);
             Outcome::GO_ON
