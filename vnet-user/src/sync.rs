@@ -13,7 +13,7 @@ use vnet_common::{
 use crate::attach;
 use crate::compile::Image;
 use crate::config::{Config, FailMode, Guard, Mode, Port};
-use crate::datapath::{control::Control, counters, fdb, publish};
+use crate::datapath::{control::Control, counters, fdb, policy, publish};
 use crate::error::Error;
 use crate::gateway;
 use crate::host::{
@@ -203,6 +203,9 @@ impl Run<'_> {
         // they are the host's.
         self.release_others(plan, |run| run.kind == Role::Uplink.name())?;
         self.publish(&plan.image, config)?;
+        let rules = config.groups.iter().flat_map(|group| &group.rules);
+        policy::forget(self.session.pins(), rules.map(|rule| rule.id).collect())
+            .context("forgetting what rules have counted that are gone")?;
         self.release_others(plan, |_| true)?;
         self.release_gateways(plan)?;
         // Before any port is attached: an uplink that does not know the host's own address would

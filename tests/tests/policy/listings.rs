@@ -104,6 +104,10 @@ fn rules_tell_what_went_by_them() {
         "{table}"
     );
     drop(connections);
+    // A rule that gets an id again begins with nothing.
+    host.vnet(&format!("policy rule del client {any}"));
+    assert_eq!(rule(&host, "client --direction out --action allow"), any);
+    assert_eq!(usage(&host, "client", any), [0, 0, 0]);
 
     host.vnet("down");
     let row = listed(&host, "server", web);

@@ -1,5 +1,5 @@
-//! Arrays that are read in place: a table of many megabytes, entry by entry, without a system call
-//! for each. The kernel side goes on writing meanwhile.
+//! Arrays that are read in place, or changed: a table of many megabytes, entry by entry, without a
+//! system call for each. The kernel side goes on writing meanwhile.
 
 use std::{
     marker::PhantomData,
@@ -12,7 +12,7 @@ use aya::Pod;
 
 use super::{maps, pins::Pins};
 
-/// A pinned array with BPF_F_MMAPABLE, mapped for reading.
+/// A pinned array with BPF_F_MMAPABLE, mapped.
 pub struct Mapped<T> {
     start: NonNull<T>,
     entries: usize,
@@ -20,11 +20,23 @@ pub struct Mapped<T> {
 }
 
 impl<T: Pod> Mapped<T> {
-    /// Maps the pinned array `name`.
+    /// Maps the pinned array `name` for reading.
     ///
     /// # Errors
     /// It is not there, holds other values, or may not be mapped.
     pub fn open(pins: &Pins, name: &str) -> Result<Self> {
+        Self::map(pins, name, libc::PROT_READ)
+    }
+
+    /// Maps the pinned array `name` for changes too.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_to_change(pins: &Pins, name: &str) -> Result<Self> {
+        Self::map(pins, name, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    fn map(pins: &Pins, name: &str, protection: libc::c_int) -> Result<Self> {
         let doing = || format!("mapping the pinned map {name}");
         let data = maps::data(pins, name)?;
         let info = data.info().with_context(doing)?;
@@ -43,7 +55,7 @@ impl<T: Pod> Mapped<T> {
             libc::mmap(
                 std::ptr::null_mut(),
                 entries * size_of::<T>(),
-                libc::PROT_READ,
+                protection,
                 libc::MAP_SHARED,
                 data.fd().as_fd().as_raw_fd(),
                 0,
@@ -69,6 +81,13 @@ impl<T: Pod> Mapped<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries == 0
+    }
+
+    /// Where a value is, aligned, as long as this lives. Only what is mapped for changes may be changed.
+    #[must_use]
+    pub fn place(&self, index: usize) -> Option<NonNull<T>> {
+        // SAFETY: inside the mapping.
+        (index < self.entries).then(|| unsafe { self.start.add(index) })
     }
 
     /// A copy of a value as it is now. One that is written meanwhile may be half new.
