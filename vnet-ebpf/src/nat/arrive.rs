@@ -9,7 +9,7 @@ use vnet_common::{
 use super::{
     Outcome, Step, Tell,
     close::expire,
-    open, rules,
+    open, rules, source,
     wayout::{renew, stack_slot},
 };
 use crate::{
@@ -265,7 +265,7 @@ fn begin_flow<W: Window + ?Sized, G: Gateway + ?Sized>(
         outcome = gateway.step(Step::Enter, work, plan, window);
     }
     if outcome == Outcome::GO_ON {
-        if open::may_meet(work) {
+        if source::may_meet(work) {
             gateway.step(Step::Contact, work, plan, window);
         }
         gateway.step(Step::Hold, work, plan, window);

@@ -11,7 +11,7 @@ use vnet_common::{
     nat::BindingKind,
 };
 
-use super::{open::set_contact_key, ports::release_block};
+use super::{ports::release_block, source::set_contact_key};
 use crate::{
     bytes::zero,
     flow::{

@@ -10,6 +10,8 @@ pub mod host;
 pub mod open;
 pub mod ports;
 pub mod rules;
+pub mod source;
+pub mod target;
 pub mod wayout;
 
 use vnet_common::DropReason;
@@ -103,27 +105,27 @@ pub enum Step {
     Stands,
     /// Finds the packet's flow and its way out.
     Known,
-    /// [`open::find_target`].
+    /// [`target::find_target`].
     Target,
-    /// [`open::find_mapping`].
+    /// [`target::find_mapping`].
     Mapping,
-    /// [`open::find_route`].
+    /// [`target::find_route`].
     Route,
-    /// [`open::find_source`].
+    /// [`source::find_source`].
     Source,
     /// [`limit::may_begin`].
     Rate,
     /// [`open::find_room`].
     Room,
-    /// [`open::find_block`].
+    /// [`source::find_block`].
     Block,
-    /// [`open::map_source`].
+    /// [`source::map_source`].
     MapSource,
-    /// [`open::give_back`].
+    /// [`source::give_back`].
     GiveBack,
     /// [`open::enter`].
     Enter,
-    /// [`open::contact`].
+    /// [`source::contact`].
     Contact,
     /// [`limit::hold`].
     Hold,
@@ -173,21 +175,21 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::Related => arrive::related(work, window, gateway),
         Step::Stands => arrive::still_stands(work, plan, gateway),
         Step::Known => arrive::known(work, plan, gateway),
-        Step::Target => open::find_target(work, gateway),
-        Step::Mapping => open::find_mapping(work, gateway),
-        Step::Route => open::find_route(work, plan, gateway),
-        Step::Source => open::find_source(work, gateway),
+        Step::Target => target::find_target(work, gateway),
+        Step::Mapping => target::find_mapping(work, gateway),
+        Step::Route => target::find_route(work, plan, gateway),
+        Step::Source => source::find_source(work, gateway),
         Step::Rate => limit::may_begin(work, plan, gateway),
         Step::Room => open::find_room(work, gateway),
-        Step::Block => open::find_block(work, gateway),
-        Step::MapSource => open::map_source(work, gateway),
+        Step::Block => source::find_block(work, gateway),
+        Step::MapSource => source::map_source(work, gateway),
         Step::GiveBack => {
-            open::give_back(work, gateway);
+            source::give_back(work, gateway);
             Outcome::GO_ON
         }
         Step::Enter => open::enter(work, plan, gateway),
         Step::Contact => {
-            open::contact(work, gateway);
+            source::contact(work, gateway);
             Outcome::GO_ON
         }
         Step::Hold => {

@@ -6,7 +6,7 @@ use vnet_common::{
     nat::{BindingKind, NAT_OWN_ADDRESS},
 };
 
-use super::{host::uses, open::external_key};
+use super::{host::uses, source::external_key};
 use crate::{
     flow::table::NO_FLOW,
     gateway::{Gateway, HostSocket, PortSearch, Work},
