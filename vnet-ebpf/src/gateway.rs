@@ -320,6 +320,11 @@ pub trait Gateway: Effects + FlowTable {
     fn close(&self, work: &mut Work) -> bool {
         nat::close::close(work, self)
     }
+    /// [`nat::close::evict`].
+    #[inline(always)]
+    fn evict(&self, work: &mut Work, beyond: bool) -> bool {
+        nat::close::evict(work, beyond, self)
+    }
     /// Puts the entry of the packet's direction into the table, or that of the other one.
     #[inline(always)]
     fn insert_flow(&self, work: &mut Work, reply: bool) -> Inserted {

@@ -1,6 +1,7 @@
 //! What holds for every configuration, every frame and every order of events, on the pure machine.
 
 mod arbitrary;
+mod crowd;
 mod fdb;
 mod gateway;
 mod machines;

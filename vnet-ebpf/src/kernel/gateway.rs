@@ -565,6 +565,14 @@ impl Gateway for Kernel {
     }
 
     #[inline(always)]
+    fn evict(&self, work: &mut Work, beyond: bool) -> bool {
+        let work = core::hint::black_box(work);
+        let evicted = super::steps::flow_evict(self.ctx.cast(), u32::from(beyond)) != 0;
+        core::hint::black_box(work);
+        evicted
+    }
+
+    #[inline(always)]
     fn find_flow(&self, key: &FlowKey) -> u32 {
         find_flow(key)
     }

@@ -47,6 +47,7 @@ steps! {
     step_source = Source;
     step_rate = Rate;
     step_room = Room;
+    step_way = Way;
     step_block = Block;
     step_map_source = MapSource;
     step_give_back = GiveBack;
@@ -116,6 +117,24 @@ fn close_in(work: *mut Work) -> u32 {
 pub fn close(sweep: bool) -> bool {
     let closed = if sweep { sweep_close() } else { step_close() };
     closed != 0
+}
+
+/// [`nat::close::evict`], in the work of a packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_evict(ctx: *mut __sk_buff, beyond: u32) -> u32 {
+    let Some(work) = WORK.get_ptr_mut(0) else {
+        return 0;
+    };
+    // As in `take`.
+    let ctx = core::hint::black_box(ctx);
+    let kernel = Kernel { ctx: ctx.cast() };
+    // SAFETY: this CPU's own.
+    u32::from(nat::close::evict(
+        unsafe { &mut *work },
+        beyond != 0,
+        &kernel,
+    ))
 }
 
 /// [`table::count_tag`].

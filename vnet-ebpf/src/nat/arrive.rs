@@ -262,6 +262,7 @@ fn begin_flow<W: Window + ?Sized, G: Gateway + ?Sized>(
     }
     outcome = gateway.step(Step::MapSource, work, plan, window);
     if outcome == Outcome::GO_ON {
+        gateway.step(Step::Way, work, plan, window);
         outcome = gateway.step(Step::Enter, work, plan, window);
     }
     if outcome == Outcome::GO_ON {

@@ -172,17 +172,23 @@ const fn is_unanswered(state: u8, flags: u16) -> bool {
     }
 }
 
-/// Ends one connection without an answer among those in the buckets where the packet's own is to be.
+/// Ends one connection without an answer among those in the buckets of the key `work.key`, or with
+/// `beyond` in those that follow, too.
 #[inline(always)]
-pub fn evict<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> bool {
-    let buckets = places(gateway, &work.ip.key).buckets;
+pub fn evict<G: Gateway + ?Sized>(work: &mut Work, beyond: bool, gateway: &G) -> bool {
+    let buckets = places(gateway, &work.key).buckets;
+    let wanted = if beyond { 2 * BUCKETS } else { BUCKETS };
     let mut i = 0;
     let mut evicted = false;
-    while i < BUCKETS * FLOW_BUCKET {
+    while i < wanted * FLOW_BUCKET {
+        // Past the table's end there is nobody.
         let bucket = match i / FLOW_BUCKET {
             0 => buckets[0],
             1 => buckets[1],
-            _ => buckets[2],
+            2 => buckets[2],
+            3 => buckets[0].wrapping_add(1),
+            4 => buckets[1].wrapping_add(1),
+            _ => buckets[2].wrapping_add(1),
         };
         let index = bucket
             .wrapping_mul(FLOW_BUCKET as u32)

@@ -117,6 +117,8 @@ pub enum Step {
     Rate,
     /// [`open::find_room`].
     Room,
+    /// [`open::make_way`].
+    Way,
     /// [`source::find_block`].
     Block,
     /// [`source::map_source`].
@@ -181,6 +183,10 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::Source => source::find_source(work, gateway),
         Step::Rate => limit::may_begin(work, plan, gateway),
         Step::Room => open::find_room(work, gateway),
+        Step::Way => {
+            open::make_way(work, gateway);
+            Outcome::GO_ON
+        }
         Step::Block => source::find_block(work, gateway),
         Step::MapSource => source::map_source(work, gateway),
         Step::GiveBack => {

@@ -2,14 +2,13 @@
 
 use vnet_common::{
     BindingKey, DropReason, EventKind, FlowRules,
-    flow::{FLOW_BOUND, FLOW_DNAT, FLOW_INSIDE, FLOW_SNAT, FLOW_STATIC},
+    flow::{FLOW_BOUND, FLOW_DNAT, FLOW_INSIDE, FLOW_SNAT, FLOW_STATIC, KEY_BRIDGED},
     nat::BindingKind,
     switch::SWITCH_MID_STREAM,
 };
 
 use super::{
     Outcome, Tell,
-    close::evict,
     wayout::{find_port, mtu_of},
 };
 use crate::{
@@ -17,7 +16,7 @@ use crate::{
     decide::Plan,
     flow::{
         state,
-        table::{Inserted, NO_FLOW, remove, tag_of},
+        table::{Inserted, NO_FLOW, places, remove, tag_of},
     },
     gateway::{FlowCount, Gateway, Work},
     policy,
@@ -96,14 +95,59 @@ pub fn find_room<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
     };
     // Those that it began: with the others, anybody outside could use it up.
     if work.inside && gateway.owner_count(work.owner) >= conf.flow_quota {
-        report(work, EventKind::FlowQuota, gateway);
+        report_refused(work, EventKind::FlowQuota, gateway);
         return Outcome::refuse(DropReason::NatQuota, Tell::Prohibited);
     }
-    if gateway.flow_count() >= conf.flow_limit && !evict(work, gateway) {
-        report(work, EventKind::FlowTableFull, gateway);
+    work.key = work.ip.key;
+    if gateway.flow_count() >= conf.flow_limit && !gateway.evict(work, true) {
+        report_refused(work, EventKind::FlowTableFull, gateway);
         return Outcome::refuse(DropReason::NatTableFull, Tell::Prohibited);
     }
     Outcome::GO_ON
+}
+
+/// [`report`], as a function of its own, for the sake of a program's stack.
+#[inline(never)]
+fn report_refused<G: Gateway + ?Sized>(work: &mut Work, kind: EventKind, gateway: &G) {
+    report(work, kind, gateway);
+}
+
+/// Ends connections without an answer where the buckets of one of the two entries are full, though the
+/// table is not: of a table that is filled to its limit again and again some are. Before the entries are
+/// filled, as with [`find_room`].
+#[inline(always)]
+pub fn make_way<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
+    let limit = gateway.switch().map_or(0, |conf| conf.flow_limit);
+    if gateway.flow_count() < limit - limit / 8 {
+        return;
+    }
+    work.key = work.ip.key;
+    make_place(work, gateway);
+    work.key = work.ip.key.reversed();
+    if work.key.kind != KEY_BRIDGED {
+        work.key.src = work.target;
+        work.key.dst = work.source;
+        work.key.sport = work.target_port;
+        work.key.dport = work.source_port;
+        work.key.segment = work.out_segment;
+    }
+    make_place(work, gateway);
+}
+
+/// Makes a place for an entry with the key `work.key`.
+#[inline(always)]
+fn make_place<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
+    let buckets = places(gateway, &work.key).buckets;
+    let free = gateway.count_tag(buckets[0], 0)
+        + gateway.count_tag(buckets[1], 0)
+        + gateway.count_tag(buckets[2], 0);
+    // One of them may be the other entry's, too.
+    if free < 2 {
+        gateway.evict(work, false);
+    }
+    if free == 0 {
+        gateway.evict(work, false);
+    }
 }
 
 /// Takes the connection on: both entries, its mappings' contacts, its counters.

@@ -95,7 +95,8 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
     if room != Outcome::GO_ON {
         return no_room(room);
     }
-    // Ending another one to make room has used the entries.
+    gateway.step(Step::Way, work, plan, window);
+    // Ending others to make room has used the entries.
     gateway.step(Step::PolicyFill, work, plan, window);
     gateway.step(Step::Hold, work, plan, window);
     let put = gateway.step(Step::Put, work, plan, window);
