@@ -247,6 +247,9 @@ fn count<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> Outcom
             reserved: 0,
         },
     );
+    // Where it leads nobody has looked up.
+    work.target = [0; 16];
+    work.target_port = 0;
     work.source_rule = 0;
     work.target_rule = id;
     report(work, EventKind::SourceBanned, gateway);
