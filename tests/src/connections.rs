@@ -9,7 +9,7 @@ use vnet_common::{
     HostPort, Source, SourceKey,
     flow::{
         FLOW_BLOCK, FLOW_BOUND, FLOW_BUCKET, FLOW_BUSY, FLOW_CONTACT, FLOW_INSIDE, FLOW_PORT,
-        FLOW_REPLY, FLOW_SOURCE,
+        FLOW_REPLY, FLOW_SOURCE, FLOW_SOURCE_NET, FLOW_SOURCE_PORT,
     },
     nat::BindingKind,
 };
@@ -303,8 +303,12 @@ impl Connections {
         for held in self.firsts() {
             let entry = &held.entry;
             if entry.flags & FLOW_SOURCE != 0 {
-                let inside = entry.flags & FLOW_INSIDE != 0;
-                let source = SourceKey::of(&entry.key, inside);
+                let at_port = entry.flags & FLOW_SOURCE_PORT != 0;
+                let slot = if at_port { entry.owner } else { 0 };
+                let mut source = SourceKey::new(&entry.key.src, entry.key.segment, slot);
+                if entry.flags & FLOW_SOURCE_NET != 0 {
+                    source.truncate();
+                }
                 *sources.entry(source).or_default() += 1;
             }
         }

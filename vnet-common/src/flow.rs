@@ -158,6 +158,10 @@ pub const FLOW_SOURCE: u16 = 4096;
 /// `flags` of the direction that was first: a rule counts the connection once its handshake is complete
 /// ([`crate::limit::BanRule`]).
 pub const FLOW_WATCHED: u16 = 8192;
+/// `flags`: with [`FLOW_SOURCE`], the source is a /64.
+pub const FLOW_SOURCE_NET: u16 = 16384;
+/// `flags`: with [`FLOW_SOURCE`], the source is at the port [`FlowEntry::owner`].
+pub const FLOW_SOURCE_PORT: u16 = 32768;
 
 /// One direction of a connection. An all-zero entry is free.
 #[repr(C, align(8))]

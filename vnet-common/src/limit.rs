@@ -1,12 +1,10 @@
 //! How much one source address may: its connections, and being kept away for a time.
 //!
 //! A source is an IPv4 address, or an IPv6 address. Whoever is outside and not on the link that it sends
-//! to has a whole /64 to send from (RFC 6177), and counts as that.
+//! to has a whole /64 to send from (RFC 6177), and counts as that. What a VM sends counts for the VM's port
+//! too: it may use another one's address.
 
-use crate::{
-    Addr,
-    flow::{FlowKey, is_v4},
-};
+use crate::Addr;
 
 /// Key of the maps `sources`, `attempts` and `bans`.
 #[repr(C, align(8))]
@@ -16,37 +14,29 @@ pub struct SourceKey {
     pub addr: Addr,
     /// The segment that its packets come in from.
     pub segment: u16,
+    /// Slot of the VM's port that they come from; 0 where it is none.
+    pub slot: u16,
     /// In `attempts`, the rule's id; else 0.
     pub rule: u16,
     /// Bits of `addr` that count: 128, or 64 of a prefix.
     pub bits: u8,
     /// Always zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
 }
 
 impl SourceKey {
     /// One address.
     #[inline(always)]
     #[must_use]
-    pub const fn new(addr: &Addr, segment: u16) -> Self {
+    pub const fn new(addr: &Addr, segment: u16, slot: u16) -> Self {
         Self {
             addr: *addr,
             segment,
+            slot,
             rule: 0,
             bits: 128,
-            reserved: [0; 3],
+            reserved: 0,
         }
-    }
-
-    /// Who sends packets with `key`, from a VM's port where `inside`.
-    #[inline(always)]
-    #[must_use]
-    pub fn of(key: &FlowKey, inside: bool) -> Self {
-        let mut source = Self::new(&key.src, key.segment);
-        if !inside && !is_v4(&key.src) && !on_link(&key.src, &key.dst) {
-            source.truncate();
-        }
-        source
     }
 
     /// Makes it the /64 that the address is in.
@@ -59,18 +49,6 @@ impl SourceKey {
             i += 1;
         }
     }
-}
-
-/// Whether two addresses are in the same /64.
-#[inline(always)]
-fn on_link(a: &Addr, b: &Addr) -> bool {
-    let mut differs = 0;
-    let mut i = 0;
-    while i < 8 {
-        differs |= a[i] ^ b[i];
-        i += 1;
-    }
-    differs == 0
 }
 
 /// The connections of a source, a value of the map `sources`: there as long as it has one.

@@ -318,10 +318,14 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
     if let Some(reason) = check_addresses(port, frame, conf, tables) {
         return drop(reason);
     }
-    let inside = matches!(port.kind, PortKind::Vm);
+    let vm_slot = if matches!(port.kind, PortKind::Vm) {
+        port.slot
+    } else {
+        NO_SLOT
+    };
     if tables.bans()
         && (!is_stack(port.kind) || meta.forwarded)
-        && is_banned(frame, window, tables, segment, inside)
+        && is_banned(frame, window, tables, segment, vm_slot)
     {
         return drop(DropReason::SourceBanned);
     }
@@ -411,7 +415,7 @@ fn limited<W: Window + ?Sized>(port: &PortConf, frame: &Frame, window: &W) -> u3
     if interval[ND as usize] == 0 || frame.ether_type != ip::IPV6 {
         return 0;
     }
-    // Behind other headers a strict guard looks for it, and lets no fragments of it pass.
+    // Behind extension headers it is not looked for.
     match window.at::<41>(frame.payload_offset()) {
         Some(head) if head[6] == ip::proto::ICMPV6 && matches!(head[40], 133..=137) => ND,
         _ => 0,

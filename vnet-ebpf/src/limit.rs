@@ -2,66 +2,150 @@
 //! made too many (see [`vnet_common::limit`]).
 
 use vnet_common::{
-    DropReason, EventKind, FlowState, SourceKey,
-    flow::{FLOW_INSIDE, FLOW_REPLY, FLOW_SOURCE, FLOW_WATCHED, KEY_BRIDGED, MARK_COUNTED, mapped},
-    limit::{BAN_PORTS_EACH, Ban},
+    DropReason, EventKind, FlowState, NO_SLOT, PortKind, SourceKey,
+    flow::{
+        FLOW_INSIDE, FLOW_REPLY, FLOW_SOURCE, FLOW_SOURCE_NET, FLOW_SOURCE_PORT, FLOW_WATCHED,
+        KEY_BRIDGED, MARK_COUNTED,
+    },
+    limit::{BAN_PORTS_EACH, Ban, BanRule},
     nat::NatMatch,
     switch::SWITCH_BANS,
 };
 
 use crate::{
-    bytes::word_at,
+    bytes::{put_word_at, put_words, word, word_at},
     decide::{Plan, is_stack},
+    flow::state::begins,
     frame::Frame,
     gateway::{Gateway, Work},
     ip::{IPV4, IPV6, TCP_ACK, TCP_RST, TCP_SYN, proto},
     meta::Meta,
     nat::{Outcome, open::report, rules::look_up},
+    rate,
     tables::Tables,
     window::Window,
 };
 
-/// Whether whoever sent the frame is banned. A function of its own, for the sake of a program's stack.
+/// Whether whoever sent the frame is banned; `slot` is that of a VM's port, or 0. A function of its own,
+/// for the sake of a program's stack.
 #[inline(never)]
 pub fn is_banned<W: Window + ?Sized, T: Tables + ?Sized>(
     frame: &Frame,
     window: &W,
     tables: &T,
     segment: u16,
-    inside: bool,
+    slot: u16,
 ) -> bool {
     if frame.inner_tag {
         return false;
     }
     let l3 = frame.payload_offset();
-    let key = match frame.ether_type {
+    let (src, by_prefix) = match frame.ether_type {
         IPV4 => match window.at::<4>(l3 + 12) {
-            Some(v4) => SourceKey::new(&mapped(*v4), segment),
+            Some(v4) => ([0, 0, V4_WORD, word(v4)], false),
             None => return false,
         },
         IPV6 => match window.at::<32>(l3 + 8) {
-            Some(ends) => of_v6(ends, segment, inside),
+            Some(ends) => {
+                let (src, dst) = (words_at(ends, 0), words_at(ends, 16));
+                // A network that is banned is not kept from finding its neighbours.
+                let to_group = u32::from_be(dst[0]) >> 24 == 0xff;
+                (src, !to_group && counts_by_prefix(src, dst))
+            }
             None => return false,
         },
         _ => return false,
     };
-    tables.banned_until(&key) > tables.now_s()
+    let mut key = SourceKey::default();
+    write_key(&mut key, src, segment, slot);
+    if stands(&key, tables) {
+        return true;
+    }
+    if slot != NO_SLOT || !by_prefix {
+        return false;
+    }
+    truncate(&mut key);
+    stands(&key, tables)
 }
 
-/// Who sends from the first of two IPv6 addresses to the second.
+/// Whether there is a ban, and its time is not over.
 #[inline(always)]
-fn of_v6(ends: &[u8; 32], segment: u16, inside: bool) -> SourceKey {
-    let mut key = SourceKey::new(&[0; 16], segment);
-    let mut i = 0;
-    while i < 16 {
-        key.addr[i] = ends[i];
-        i += 1;
+fn stands<T: Tables + ?Sized>(key: &SourceKey, tables: &T) -> bool {
+    tables.banned_until(key) > tables.now_s()
+}
+
+/// The third word of an IPv4 address as an [`Addr`], in network order.
+const V4_WORD: u32 = 0xffff_u32.to_be();
+
+/// Four words of an array, in their own order.
+#[inline(always)]
+fn words_at<const N: usize>(bytes: &[u8; N], offset: usize) -> [u32; 4] {
+    [
+        word_at(bytes, offset),
+        word_at(bytes, offset + 4),
+        word_at(bytes, offset + 8),
+        word_at(bytes, offset + 12),
+    ]
+}
+
+/// Writes the key of one address.
+#[inline(always)]
+fn write_key(key: &mut SourceKey, addr: [u32; 4], segment: u16, slot: u16) {
+    put_words(&mut key.addr, addr);
+    key.segment = segment;
+    key.slot = slot;
+    key.rule = 0;
+    key.bits = 128;
+    key.reserved = 0;
+}
+
+/// As [`SourceKey::truncate`].
+#[inline(always)]
+fn truncate(key: &mut SourceKey) {
+    put_word_at(&mut key.addr, 8, 0);
+    put_word_at(&mut key.addr, 12, 0);
+    key.bits = 64;
+}
+
+/// Whether whoever sends from one IPv6 address to another counts as its /64: it is not on the link of the
+/// other, as far as their prefixes tell.
+#[inline(always)]
+const fn counts_by_prefix(src: [u32; 4], dst: [u32; 4]) -> bool {
+    let link_local = u32::from_be(src[0]) >> 22 == 0xfe80 >> 6;
+    !link_local && (src[0] ^ dst[0]) | (src[1] ^ dst[1]) != 0
+}
+
+/// Writes the key of who sends packets with `work.ip.key`, from the VM's port in `slot`, to
+/// `work.source_key`.
+#[inline(always)]
+fn write_sender(work: &mut Work, slot: u16, by_prefix: bool) {
+    let key = &work.ip.key;
+    let (src, dst) = (words_at(&key.src, 0), words_at(&key.dst, 0));
+    let is_v4 = src[0] | src[1] | (src[2] ^ V4_WORD) == 0;
+    write_key(&mut work.source_key, src, key.segment, slot);
+    if by_prefix && !is_v4 && counts_by_prefix(src, dst) {
+        truncate(&mut work.source_key);
     }
-    let elsewhere = (word_at(ends, 0) ^ word_at(ends, 16)) | (word_at(ends, 4) ^ word_at(ends, 20));
-    if !inside && elsewhere != 0 {
-        key.truncate();
+}
+
+/// Slot of the VM's port that a packet comes from; 0 for any other.
+#[inline(always)]
+const fn vm_slot(plan: &Plan) -> u16 {
+    if matches!(plan.port.kind, PortKind::Vm) {
+        plan.port.slot
+    } else {
+        NO_SLOT
     }
-    key
+}
+
+/// Whom the packet's connection counts for. It is found again when that ends: by the port where the
+/// connection counts for the port, too.
+#[inline(always)]
+fn write_source(work: &mut Work, plan: &Plan) {
+    let slot = vm_slot(plan);
+    // A VM that comes by another way has no port that the connection remembers.
+    let known = if work.inside { slot } else { NO_SLOT };
+    write_sender(work, known, slot == NO_SLOT);
 }
 
 /// Whether the packet is one of the host itself, which is trusted.
@@ -70,12 +154,16 @@ const fn is_hosts_own(plan: &Plan, meta: &Meta) -> bool {
     is_stack(plan.port.kind) && !meta.forwarded
 }
 
-/// Whether the VM, and the source, may begin another connection now.
+/// Whether the VM, and the source, may begin another connection now. What was begun before, and is
+/// followed from now on, may be.
 #[inline(always)]
 pub fn may_begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
     let Some(conf) = gateway.switch() else {
         return Outcome::GO_ON;
     };
+    if !begins(&work.ip) {
+        return Outcome::GO_ON;
+    }
     let interval_ns = conf.flow_interval_ns;
     if work.inside && interval_ns != 0 && !gateway.flow_take(work.owner, interval_ns) {
         report(work, EventKind::FlowRate, gateway);
@@ -89,7 +177,7 @@ pub fn may_begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G)
     if quota == 0 && interval_ns == 0 || is_hosts_own(plan, &work.meta) {
         return Outcome::GO_ON;
     }
-    work.source_key = SourceKey::of(&work.ip.key, work.inside);
+    write_source(work, plan);
     match gateway.source_take(&work.source_key, quota, interval_ns) {
         SourceSays::Yes => Outcome::GO_ON,
         SourceSays::TooFast => {
@@ -127,10 +215,16 @@ pub fn hold<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
     }
     let (quota, interval_ns) = (conf.source_quota, conf.source_interval_ns);
     if quota != 0 || interval_ns != 0 {
-        work.source_key = SourceKey::of(&work.ip.key, work.inside);
+        write_source(work, plan);
         if gateway.source_hold(&work.source_key, interval_ns) {
             work.held = true;
             work.forward.flags |= FLOW_SOURCE;
+            if work.source_key.bits != 128 {
+                work.forward.flags |= FLOW_SOURCE_NET;
+            }
+            if work.source_key.slot != NO_SLOT {
+                work.forward.flags |= FLOW_SOURCE_PORT;
+            }
         }
     }
     let to_vm = if work.ip.key.kind == KEY_BRIDGED {
@@ -141,7 +235,6 @@ pub fn hold<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
     if conf.flags[(work.generation & 1) as usize] & SWITCH_BANS != 0
         && to_vm
         && work.ip.key.proto == proto::TCP
-        && work.ip.tcp_flags & TCP_SYN != 0
         && rule_of(work.generation, work.forward.dport, gateway) != 0
     {
         work.forward.flags |= FLOW_WATCHED;
@@ -161,10 +254,10 @@ fn rule_of<G: Gateway + ?Sized>(generation: u32, port: u16, gateway: &G) -> u8 {
 
 /// Gives back what [`hold`] took, when the connection is not taken on after all.
 #[inline(always)]
-pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
+pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
     if work.held {
         work.held = false;
-        work.source_key = SourceKey::of(&work.ip.key, work.inside);
+        write_source(work, plan);
         gateway.source_release(&work.source_key);
     }
 }
@@ -174,7 +267,16 @@ pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
 pub fn end<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
     let first = &work.forward;
     if first.flags & FLOW_SOURCE != 0 {
-        work.source_key = SourceKey::of(&first.key, first.flags & FLOW_INSIDE != 0);
+        let slot = if first.flags & FLOW_SOURCE_PORT != 0 {
+            first.owner
+        } else {
+            NO_SLOT
+        };
+        let src = words_at(&first.key.src, 0);
+        write_key(&mut work.source_key, src, first.key.segment, slot);
+        if first.flags & FLOW_SOURCE_NET != 0 {
+            truncate(&mut work.source_key);
+        }
         gateway.source_release(&work.source_key);
     }
 }
@@ -183,7 +285,7 @@ pub fn end<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
 /// source when it has made too many. Only who gets the answers can acknowledge their sequence number
 /// (RFC 9293, 3.5): nobody is banned for what others send in his name.
 #[inline(always)]
-pub fn watch<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
+pub fn watch<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
     const SYN_RECEIVED: u8 = FlowState::SynReceived as u8;
     let Some(entry) = gateway.flow(work.index) else {
         return Outcome::GO_ON;
@@ -215,12 +317,12 @@ pub fn watch<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
         (*entry).marks = marks | MARK_COUNTED;
         (*entry).dport
     };
-    count(work, port, gateway)
+    count(work, plan, port, gateway)
 }
 
 /// Counts a connection to a port.
 #[inline(always)]
-fn count<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> Outcome {
+fn count<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, port: u16, gateway: &G) -> Outcome {
     let id = rule_of(work.generation, port, gateway);
     let Some(rule) = gateway.ban_rule(work.generation, id) else {
         return Outcome::GO_ON;
@@ -229,13 +331,15 @@ fn count<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> Outcom
         return Outcome::GO_ON;
     }
     let id = u16::from(id);
-    work.source_key = SourceKey::of(&work.ip.key, work.inside);
-    work.source_key.rule = id;
-    if gateway.attempt(&work.source_key, rule) {
-        return Outcome::GO_ON;
-    }
     let (generation, src) = (work.generation, work.ip.key.src);
     if look_up(gateway, generation, NatMatch::NeverBanned, id, &src, 0).is_some() {
+        return Outcome::GO_ON;
+    }
+    let slot = vm_slot(plan);
+    write_sender(work, slot, slot == NO_SLOT);
+    work.source_key.rule = id;
+    // Whoever is banned begins anew after it.
+    if gateway.attempt(&work.source_key, rule) {
         return Outcome::GO_ON;
     }
     work.source_key.rule = 0;
@@ -254,4 +358,14 @@ fn count<G: Gateway + ?Sized>(work: &mut Work, port: u16, gateway: &G) -> Outcom
     work.target_rule = id;
     report(work, EventKind::SourceBanned, gateway);
     Outcome::drop(DropReason::SourceBanned)
+}
+
+/// Takes one connection of a rule's allowance at `now_ns`, as [`rate::take_ns`]. What another rule left
+/// behind that had the id before is not this one's.
+#[inline(always)]
+#[must_use]
+pub const fn take(rule: &BanRule, next_ns: u64, now_ns: u64) -> Option<u64> {
+    let most = now_ns.saturating_add(rule.within_ns);
+    let next_ns = if next_ns > most { now_ns } else { next_ns };
+    rate::take_ns(next_ns, now_ns, rule.interval_ns, rule.within_ns)
 }

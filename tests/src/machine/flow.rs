@@ -8,7 +8,7 @@ use vnet_common::{
 };
 use vnet_ebpf::{
     answer::{ADVERTISEMENT_LEN, ARP, ARP_LEN, advertisement, arp_reply, asks_for},
-    decide::Plan,
+    decide::{Fate, Plan},
     flow::{
         icmp::{EMBEDDED, Store as _, error_v4, error_v6, is_one_host, translate_error},
         mss,
@@ -281,7 +281,8 @@ impl Machine {
         let asks = is_group(plan.frame.dst)
             || plan.frame.ether_type == ARP
             || (plan.frame.ether_type == IPV6 && plan.stack_slot != NO_SLOT);
-        if plan.port.kind != PortKind::Uplink || !asks || !answers {
+        let drops = plan.verdict.fate == Fate::Drop;
+        if plan.port.kind != PortKind::Uplink || !asks || !answers || drops {
             return None;
         }
         skb.pull(ASKED);

@@ -6,7 +6,11 @@ use std::{
 };
 
 use vnet_common::{Attempts, Ban, BanPorts, BanRule, Source, SourceKey, limit::BAN_RULES};
-use vnet_ebpf::{limit::SourceSays, rate, tables::Tables as _};
+use vnet_ebpf::{
+    limit::{self, SourceSays},
+    rate,
+    tables::Tables as _,
+};
 
 use super::Machine;
 use crate::setup::Setup;
@@ -132,17 +136,12 @@ impl Machine {
             attempts.insert(*key, Attempts { next_ns });
             return true;
         };
-        let next = rate::take_ns(
-            known.next_ns,
-            self.now_ns(),
-            rule.interval_ns,
-            rule.within_ns,
-        );
-        match next {
-            Some(at) => known.next_ns = at,
-            None => return false,
+        if let Some(at) = limit::take(rule, known.next_ns, self.now_ns()) {
+            known.next_ns = at;
+            return true;
         }
-        true
+        attempts.remove(key);
+        false
     }
 
     pub(super) fn keep_away(&self, key: &SourceKey, ban: &Ban) {

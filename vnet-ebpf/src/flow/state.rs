@@ -117,8 +117,13 @@ pub unsafe fn book(entry: *mut FlowEntry, ip: &Ip, now_s: u32, meta: &Meta) {
             let seq_end = &raw mut (*entry).seq_end;
             let marks = ptr::read_volatile(&raw const (*entry).marks);
             let known = ptr::read_volatile(seq_end);
+            // What the inside answers a beginning with is where it begins, wherever it was before.
+            let answers = (*entry).flags & (FLOW_REPLY | FLOW_INSIDE) == FLOW_REPLY | FLOW_INSIDE
+                && ip.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK;
             // A RST does not move the window that it is judged by.
-            if ip.tcp_flags & TCP_RST == 0 && (marks & MARK_SEQ == 0 || is_after(end, known)) {
+            if ip.tcp_flags & TCP_RST == 0
+                && (marks & MARK_SEQ == 0 || answers || is_after(end, known))
+            {
                 ptr::write_volatile(seq_end, end);
             }
             if ip.tcp_flags & TCP_ACK != 0 && ip.tcp_flags & TCP_RST == 0 {
@@ -228,6 +233,21 @@ unsafe fn advance_tcp(
                     ptr::write_volatile(&raw mut (*peer).marks, 0);
                 }
                 SYN_SENT
+            }
+            // The inside answers one: its end of the old connection is gone. Not when the answer is sent
+            // again.
+            ESTABLISHED | CLOSING | TIME_WAIT
+                if reply && flags & FLOW_INSIDE != 0 && tcp & TCP_ACK != 0 =>
+            {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if ip.seq.wrapping_add(1) == ptr::read_volatile(&raw const (*entry).seq_end) {
+                        return state;
+                    }
+                    ptr::write_volatile(&raw mut (*entry).marks, 0);
+                    ptr::write_volatile(&raw mut (*peer).marks, 0);
+                }
+                SYN_RECEIVED
             }
             _ => state,
         };

@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::__sk_buff, helpers::bpf_skb_change_tail};
 use vnet_common::{NO_SLOT, PortKind, nat::NatMatch, switch::SWITCH_ANSWERS};
 use vnet_ebpf::{
     answer::{ADVERTISEMENT_LEN, ARP, ARP_LEN, advertisement, arp_reply, asks_for},
-    decide::Plan,
+    decide::{Fate, Plan},
     forward::{Action, Exit},
     frame::is_group,
     ip::IPV6,
@@ -24,6 +24,7 @@ use super::{
 #[inline(always)]
 pub fn may_ask(plan: &Plan, kernel: &Kernel) -> bool {
     matches!(plan.port.kind, PortKind::Uplink)
+        && !matches!(plan.verdict.fate, Fate::Drop)
         && (is_group(plan.frame.dst)
             || plan.frame.ether_type == ARP
             || (plan.frame.ether_type == IPV6 && plan.stack_slot != NO_SLOT))

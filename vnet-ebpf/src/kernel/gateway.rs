@@ -18,7 +18,7 @@ use vnet_common::{
     FlowKey, FlowTags, HostPort, NatCounters, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode,
     PolicyRange, PortGroups, Source, SourceKey,
     flow::{FLOW_BUCKET, is_v4, mapped},
-    limit,
+    limit::{BAN_PORTS as PORT_PLACES, BAN_RULES as RULES},
     nat::{self, NAT_MATCH_BITS},
     policy::{self, POLICY_MATCH_BITS},
 };
@@ -31,7 +31,7 @@ use vnet_ebpf::{
         RouteKind, Work,
     },
     ip::proto,
-    limit::SourceSays,
+    limit::{self, SourceSays},
     nat::{Outcome, Step, ports},
     policy::{flood::admits, search::Search},
     rate,
@@ -479,7 +479,12 @@ fn hold_source(key: &SourceKey, interval_ns: u32) -> bool {
                 if SOURCES.get_ptr_mut(key) == Some(source) {
                     return true;
                 }
-                atomic_add(flows, -1);
+                if atomic_add(flows, -1) == 1 {
+                    let _ = SOURCES.remove(key);
+                }
+            } else {
+                // Whoever gave the last one back is about to take it away.
+                let _ = SOURCES.remove(key);
             }
         }
     }
@@ -517,19 +522,13 @@ fn attempt(key: &SourceKey, rule: &BanRule) -> u32 {
     };
     // SAFETY: map memory; as in `take_source`.
     unsafe {
-        match rate::take_ns(
-            (*attempts).next_ns,
-            now_ns,
-            rule.interval_ns,
-            rule.within_ns,
-        ) {
-            Some(at) => {
-                (*attempts).next_ns = at;
-                1
-            }
-            None => 0,
+        if let Some(at) = limit::take(rule, (*attempts).next_ns, now_ns) {
+            (*attempts).next_ns = at;
+            return 1;
         }
     }
+    let _ = ATTEMPTS.remove(key);
+    0
 }
 
 impl Gateway for Kernel {
@@ -746,12 +745,12 @@ impl Gateway for Kernel {
 
     #[inline(always)]
     fn ban_ports(&self, generation: u32, place: u32) -> Option<&BanPorts> {
-        BAN_PORTS.get((generation & 1) * limit::BAN_PORTS + place)
+        BAN_PORTS.get((generation & 1) * PORT_PLACES + place)
     }
 
     #[inline(always)]
     fn ban_rule(&self, generation: u32, id: u8) -> Option<&BanRule> {
-        BAN_RULES.get((generation & 1) * limit::BAN_RULES + u32::from(id))
+        BAN_RULES.get((generation & 1) * RULES + u32::from(id))
     }
 
     #[inline(always)]

@@ -190,7 +190,7 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
         Step::Block => source::find_block(work, gateway),
         Step::MapSource => source::map_source(work, gateway),
         Step::GiveBack => {
-            source::give_back(work, gateway);
+            source::give_back(work, plan, gateway);
             Outcome::GO_ON
         }
         Step::Enter => open::enter(work, plan, gateway),
@@ -202,7 +202,7 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
             limit::hold(work, plan, gateway);
             Outcome::GO_ON
         }
-        Step::Watch => limit::watch(work, gateway),
+        Step::Watch => limit::watch(work, plan, gateway),
         Step::Put => open::put(work, gateway),
         Step::Book => open::book(work, gateway),
         Step::CheckWay => arrive::check_way(work, gateway),
@@ -222,6 +222,6 @@ pub fn take<W: Window + ?Sized, G: Gateway + ?Sized>(
             Outcome::GO_ON
         }
         Step::PolicyRenew => policy::arrive::renew(work, plan, gateway),
-        Step::PolicyBook => policy::arrive::book(work, gateway),
+        Step::PolicyBook => policy::arrive::book(work, plan, gateway),
     }
 }

@@ -17,6 +17,7 @@ use super::{
     rules::{is_within, look_up, nth_addr, replace_prefix, spread},
 };
 use crate::{
+    decide::Plan,
     gateway::{FlowCount, Gateway, HostSocket, RouteKind, Work},
     ip::{Icmp, has_ports},
     limit,
@@ -302,8 +303,8 @@ fn report_exhausted<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
 
 /// Gives back what [`map_source`] and [`limit::hold`] took, when the connection is not taken on after all.
 #[inline(always)]
-pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) {
-    limit::give_back(work, gateway);
+pub fn give_back<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) {
+    limit::give_back(work, plan, gateway);
     if work.flags & FLOW_BLOCK != 0 {
         let key = &work.ip.key;
         let of = (key.src, key.segment, work.source_rule, work.owner);

@@ -220,7 +220,7 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     };
     let to = work.to;
     if own.epoch == plan.epoch && own.via == from && own.slot == to {
-        return note(work, gateway);
+        return note(work, plan, gateway);
     }
     let (origin, target) = if is_reply { (to, from) } else { (from, to) };
     work.reply.slot = origin;
@@ -272,8 +272,8 @@ fn of_the_gateway<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G
 
 /// Books the packet in its flow, whose entry is at `work.index`. [`Outcome::STACK`], or a drop.
 #[inline(always)]
-fn note<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
-    let watched = limit::watch(work, gateway);
+fn note<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    let watched = limit::watch(work, plan, gateway);
     if watched != Outcome::GO_ON {
         return watched;
     }
@@ -373,13 +373,13 @@ pub fn renew<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         }
     }
     store_rules(work, gateway);
-    note(work, gateway)
+    note(work, plan, gateway)
 }
 
 /// Books a connection that is in the table.
 #[inline(always)]
-pub fn book<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
-    note(work, gateway);
+pub fn book<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> Outcome {
+    note(work, plan, gateway);
     open::count(work, gateway);
     open::report(work, EventKind::FlowNew, gateway);
     Outcome::STACK
