@@ -12,7 +12,7 @@ use vnet_common::{
 };
 
 use super::Image;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Prefix};
 
 /// Nanoseconds of a second.
 const SECOND_NS: u64 = 1_000_000_000;
@@ -45,7 +45,7 @@ pub(super) fn add(image: &mut Image, config: &Config) {
             let ports: &mut BanPorts = image.ban_ports.entry(place).or_default();
             ports.rules[usize::from(port) % BAN_PORTS_EACH as usize] = rule.id;
         }
-        for net in &rule.except {
+        for Prefix(net) in &rule.except {
             let (addr, bits) = match net.network() {
                 IpAddr::V4(v4) => (mapped(v4.octets()), 96 + u32::from(net.prefix_len())),
                 IpAddr::V6(v6) => (v6.octets(), u32::from(net.prefix_len())),

@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use vnet_common::limit::BAN_RULES;
 
-use super::{Config, Invalid, PortRange, typed};
+use super::{Config, Invalid, PortRange, Prefix, typed};
 
 /// Most connections that a rule may allow in its time.
 pub const BAN_CONNECTIONS: u32 = 1_000_000;
@@ -36,9 +35,9 @@ pub struct BanRule {
     #[cfg_attr(test, schemars(range(min = 1, max = BAN_TIME)))]
     pub time: u32,
     /// Sources that are never banned by it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "typed::list")]
     #[cfg_attr(test, schemars(with = "Vec<String>"))]
-    pub except: Vec<IpNet>,
+    pub except: Vec<Prefix>,
 }
 
 impl BanRule {
@@ -62,17 +61,16 @@ impl BanRule {
         )?;
         within("within", self.within, BAN_TIME, "seconds")?;
         within("time", self.time, BAN_TIME, "seconds")?;
-        if self.ports.first == 0 {
-            return Err(("ports", Invalid::new("port 0 is no port")));
-        }
-        match self.except.iter().find(|net| **net != net.trunc()) {
-            None => Ok(()),
-            Some(net) => Err((
-                "except",
-                Invalid::new(format!("{net} has bits behind its prefix"))
-                    .mend(format!("write {}", net.trunc())),
-            )),
-        }
+        self.ports
+            .check()
+            .map_err(|why| ("ports", Invalid::new(why)))
+    }
+
+    /// Whether it does the same as another one, whatever their ids.
+    #[must_use]
+    pub fn does_as(&self, other: &Self) -> bool {
+        let id = other.id;
+        Self { id, ..self.clone() } == *other
     }
 }
 
