@@ -1,6 +1,7 @@
 //! The command line: raw arguments become checked values here, once. Whatever can be refused
 //! without looking at the document or the system is refused here, with exit code 2.
 
+mod ban;
 mod config;
 mod flow;
 mod nat;
@@ -14,6 +15,7 @@ use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use vnet_common::StormKind;
 
+pub use ban::{BanAddArgs, BanCommand, BanDelArgs, BanRuleAddArgs, BanRuleCommand, BanRuleDelArgs};
 pub use config::{ApplyArgs, ConfigCommand};
 pub use flow::{FlowArgs, FlowCommand};
 pub use nat::{
@@ -204,6 +206,9 @@ pub enum Command {
     /// Which connections virtual machines may have
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Sources that are kept away for a time, for connecting too often
+    #[command(subcommand)]
+    Ban(BanCommand),
     /// The document as a whole
     #[command(subcommand)]
     Config(ConfigCommand),

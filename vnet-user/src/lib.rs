@@ -5,6 +5,7 @@
 
 pub mod adopt;
 pub mod attach;
+pub mod bans;
 pub mod cli;
 pub mod commands;
 pub mod compile;

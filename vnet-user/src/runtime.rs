@@ -322,11 +322,7 @@ impl Session {
             }
             rows.push(FdbRow {
                 mac: MacAddr(entry.mac),
-                network: state
-                    .segments
-                    .get(&entry.segment)
-                    .cloned()
-                    .unwrap_or_else(|| format!("segment {}", entry.segment)),
+                network: state.network(entry.segment),
                 port: state
                     .slots
                     .get(&entry.slot)

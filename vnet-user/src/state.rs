@@ -177,6 +177,13 @@ pub fn path(run_dir: &Path, switch: &str) -> PathBuf {
 }
 
 impl RunState {
+    /// The name of the network that a segment is.
+    #[must_use]
+    pub fn network(&self, segment: u16) -> String {
+        let name = self.segments.get(&segment).cloned();
+        name.unwrap_or_else(|| format!("segment {segment}"))
+    }
+
     /// Reads the state; `None` when the switch is down.
     pub fn load(run_dir: &Path, switch: &str) -> Result<Option<Self>> {
         let path = path(run_dir, switch);

@@ -13,7 +13,7 @@ use vnet_common::{
 use crate::attach;
 use crate::compile::Image;
 use crate::config::{Config, FailMode, Guard, Mode, Port};
-use crate::datapath::{control::Control, counters, fdb, policy, publish};
+use crate::datapath::{bans, control::Control, counters, fdb, policy, publish};
 use crate::error::Error;
 use crate::gateway;
 use crate::host::{
@@ -464,7 +464,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Forgets addresses of ports and networks that went, and puts the configured ones.
+    /// Forgets addresses and bans of ports and networks that went, and puts the configured addresses.
     fn settle_fdb(&mut self, image: &Image) -> Result<(), Error> {
         let pins = self.session.pins();
         let mut control = Control::open(pins)?;
@@ -485,7 +485,9 @@ impl Run<'_> {
             };
             control.flush(buckets, &what)?;
         }
-        for segment in changed(&self.state.segments, &image.networks) {
+        let gone = changed(&self.state.segments, &image.networks);
+        bans::forget_segments(pins, &gone)?;
+        for segment in gone {
             let what = ControlRequest {
                 flags: FLUSH_SEGMENT,
                 segment,

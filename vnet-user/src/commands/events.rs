@@ -4,8 +4,9 @@ use std::{fs::File, net::IpAddr, os::fd::AsRawFd as _, ptr};
 
 use aya::maps::{MapData, RingBuf};
 use serde::Serialize;
-use vnet_common::{Addr, DropReason, Event, EventKind, FlowKey, PolicyVerdict};
+use vnet_common::{Addr, DropReason, Event, EventKind, FlowKey, PolicyVerdict, SourceKey};
 
+use crate::bans::source_text;
 use crate::cli::{EventsArgs, Format};
 use crate::config::{MacAddr, names::protocol_name};
 use crate::datapath::maps;
@@ -14,6 +15,7 @@ use crate::flows::{address, end};
 use crate::host::kernel;
 use crate::output::{Listing, Output, or_dash, print};
 use crate::runtime::Session;
+use crate::state::RunState;
 
 const DOING: &str = "reading events";
 
@@ -91,7 +93,7 @@ fn take(session: &Session, ring: &mut RingBuf<MapData>) -> Vec<Row> {
         }
         // SAFETY: long enough; the record is plain data and may lie anywhere.
         let event = unsafe { ptr::read_unaligned(item.as_ptr().cast::<Event>()) };
-        rows.push(Row::new(session, &event));
+        rows.push(Row::new(session.state(), &event));
     }
     rows
 }
@@ -111,6 +113,9 @@ struct Row {
     /// The IP address concerned.
     #[serde(skip_serializing_if = "Option::is_none")]
     ip: Option<IpAddr>,
+    /// Who began too many connections, as bans and limits know him: his address, or of IPv6 his /64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
     /// What the connection concerned is.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     flow: Option<FlowEnds>,
@@ -121,7 +126,7 @@ struct Row {
     /// Its port; of a block, the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     nat_port: Option<u16>,
-    /// The translation rule, or that of a security group.
+    /// The translation rule, that of a security group, or the one that bans.
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<u16>,
     /// What the rule of a security group says.
@@ -157,16 +162,19 @@ impl FlowEnds {
 }
 
 impl Row {
-    fn new(session: &Session, event: &Event) -> Self {
+    fn new(state: Option<&RunState>, event: &Event) -> Self {
         let kind = EventKind::ALL
             .iter()
             .find(|kind| **kind as u32 == event.kind);
+        let owner = |slot: u16| state.and_then(|state| state.slots.get(&slot));
         let port = |slot: u16| {
-            session
-                .state()
-                .and_then(|state| state.slots.get(&slot))
-                .map_or_else(|| format!("slot {slot}"), |(name, _)| name.clone())
+            owner(slot).map_or_else(|| format!("slot {slot}"), |(name, _)| name.clone())
         };
+        let is_of_source = matches!(
+            kind,
+            Some(EventKind::SourceRate | EventKind::SourceQuota | EventKind::SourceBanned)
+        );
+        let inside = owner(event.slot).is_some_and(|(_, kind)| kind == "vm");
         let is_policy = event.kind == EventKind::PolicyRule as u32;
         let is_untranslated =
             is_policy && (event.nat_addr, event.nat_port) == (event.flow.dst, event.flow.dport);
@@ -184,16 +192,17 @@ impl Row {
             event: kind.map_or("unknown", |kind| kind.name()),
             port: port(event.slot),
             old_port: (event.kind == EventKind::MacMoved as u32).then(|| port(event.old_slot)),
-            network: session
-                .state()
-                .and_then(|state| state.segments.get(&event.segment).cloned())
-                .unwrap_or_else(|| format!("segment {}", event.segment)),
+            network: state.map_or_else(
+                || format!("segment {}", event.segment),
+                |state| state.network(event.segment),
+            ),
             mac: MacAddr(event.mac),
             reason: (event.kind == EventKind::Storm as u32
                 || event.kind == EventKind::AddressConflict as u32)
                 .then(|| DropReason::ALL.get(event.reason as usize).map(|r| r.name()))
                 .flatten(),
             ip: is_about_address.then(|| address(&event.flow.src)),
+            source: is_of_source.then(|| source_text(&SourceKey::of(&event.flow, inside))),
             flow: FlowEnds::of(&event.flow).filter(|_| !is_about_address),
             nat_addr: nat.then(|| address(&event.nat_addr)),
             nat_port: nat.then_some(event.nat_port),
@@ -238,7 +247,7 @@ impl Listing for Row {
             or_dash(self.old_port.as_ref()),
             self.network.clone(),
             self.mac.to_string(),
-            or_dash(self.ip),
+            or_dash(self.source.clone().or(self.ip.map(|ip| ip.to_string()))),
             or_dash(self.reason),
             or_dash(self.flow.as_ref().map(|flow| {
                 format!(
@@ -262,5 +271,91 @@ impl Listing for Row {
             or_dash(self.verdict),
             self.suppressed.to_string(),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vnet_common::flow::{KEY_BRIDGED, mapped};
+
+    fn state() -> RunState {
+        let slot = |name: &str, kind: &str| (name.to_owned(), kind.to_owned());
+        RunState {
+            slots: [(3, slot("tap0", "vm")), (4, slot("eth0", "uplink"))].into(),
+            segments: [(1, "default".to_owned())].into(),
+            ..RunState::default()
+        }
+    }
+
+    /// The event of a connection from `src` to port 22 of `dst`.
+    fn event(kind: EventKind, slot: u16, src: Addr, dst: Addr, rule: u16) -> Event {
+        Event {
+            kind: kind as u32,
+            slot,
+            segment: 1,
+            flow: FlowKey {
+                src,
+                dst,
+                sport: 5000,
+                dport: 22,
+                segment: 1,
+                proto: 6,
+                kind: KEY_BRIDGED,
+                ..FlowKey::default()
+            },
+            rule,
+            ..Event::default()
+        }
+    }
+
+    fn v6(text: &str) -> Addr {
+        text.parse::<std::net::Ipv6Addr>().unwrap().octets()
+    }
+
+    #[test]
+    fn what_limits_say_of_sources() {
+        let (v4, vm4) = (mapped([192, 0, 2, 7]), mapped([10, 0, 0, 2]));
+        let (far, vm, near) = (v6("2001:db8::7"), v6("fd00::2"), v6("fd00::7"));
+        let events = [
+            event(EventKind::SourceBanned, 4, v4, vm4, 3),
+            event(EventKind::SourceBanned, 4, far, vm, 3),
+            event(EventKind::SourceBanned, 4, near, vm, 3),
+            event(EventKind::SourceQuota, 3, vm, far, 0),
+            event(EventKind::SourceRate, 4, v4, vm4, 0),
+            event(EventKind::FlowRate, 3, vm4, v4, 0),
+        ];
+        let rows = events.map(|event| Row {
+            time_ms: 0,
+            ..Row::new(Some(&state()), &event)
+        });
+        let lines: Vec<String> = rows
+            .iter()
+            .map(|row| row.cells().join("  ") + "\n")
+            .collect();
+        insta::assert_snapshot!(lines.concat(), @"
+    00:00:00.000  source_banned  eth0  -  default  00:00:00:00:00:00  192.0.2.7  -  tcp 192.0.2.7:5000 > 10.0.0.2:22  -  3  -  0
+    00:00:00.000  source_banned  eth0  -  default  00:00:00:00:00:00  2001:db8::/64  -  tcp [2001:db8::7]:5000 > [fd00::2]:22  -  3  -  0
+    00:00:00.000  source_banned  eth0  -  default  00:00:00:00:00:00  fd00::7  -  tcp [fd00::7]:5000 > [fd00::2]:22  -  3  -  0
+    00:00:00.000  source_quota  tap0  -  default  00:00:00:00:00:00  fd00::2  -  tcp [fd00::2]:5000 > [2001:db8::7]:22  -  -  -  0
+    00:00:00.000  source_rate  eth0  -  default  00:00:00:00:00:00  192.0.2.7  -  tcp 192.0.2.7:5000 > 10.0.0.2:22  -  -  -  0
+    00:00:00.000  flow_rate  tap0  -  default  00:00:00:00:00:00  -  -  tcp 10.0.0.2:5000 > 192.0.2.7:22  -  -  -  0
+    ");
+        let lines: Vec<String> = rows
+            .iter()
+            .map(|row| serde_json::to_string(row).unwrap() + "\n")
+            .collect();
+        insta::assert_snapshot!(lines.concat(), @r#"
+    {"time_ms":0,"event":"source_banned","port":"eth0","network":"default","mac":"00:00:00:00:00:00","source":"192.0.2.7","proto":"tcp","src":"192.0.2.7","sport":5000,"dst":"10.0.0.2","dport":22,"rule":3,"suppressed":0}
+    {"time_ms":0,"event":"source_banned","port":"eth0","network":"default","mac":"00:00:00:00:00:00","source":"2001:db8::/64","proto":"tcp","src":"2001:db8::7","sport":5000,"dst":"fd00::2","dport":22,"rule":3,"suppressed":0}
+    {"time_ms":0,"event":"source_banned","port":"eth0","network":"default","mac":"00:00:00:00:00:00","source":"fd00::7","proto":"tcp","src":"fd00::7","sport":5000,"dst":"fd00::2","dport":22,"rule":3,"suppressed":0}
+    {"time_ms":0,"event":"source_quota","port":"tap0","network":"default","mac":"00:00:00:00:00:00","source":"fd00::2","proto":"tcp","src":"fd00::2","sport":5000,"dst":"2001:db8::7","dport":22,"suppressed":0}
+    {"time_ms":0,"event":"source_rate","port":"eth0","network":"default","mac":"00:00:00:00:00:00","source":"192.0.2.7","proto":"tcp","src":"192.0.2.7","sport":5000,"dst":"10.0.0.2","dport":22,"suppressed":0}
+    {"time_ms":0,"event":"flow_rate","port":"tap0","network":"default","mac":"00:00:00:00:00:00","proto":"tcp","src":"10.0.0.2","sport":5000,"dst":"192.0.2.7","dport":22,"suppressed":0}
+    "#);
+        assert!(
+            rows.iter()
+                .all(|row| row.cells().len() == Row::COLUMNS.len())
+        );
     }
 }

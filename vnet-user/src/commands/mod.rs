@@ -1,6 +1,7 @@
 //! One command a file. A command turns its arguments into one call of the layer below and prints
 //! the answer.
 
+mod ban;
 mod completions;
 mod config;
 mod daemon;
@@ -60,6 +61,7 @@ fn run_on(session: &mut Session, output: &Output, command: Command) -> Result<()
         Command::Nat(command) => nat::run(session, output, command),
         Command::Flow(command) => flow::run(session, output, command),
         Command::Policy(command) => policy::run(session, output, command),
+        Command::Ban(command) => ban::run(session, output, command),
         Command::Set(args) => set::run(session, output, args),
         Command::Get(args) => get::run(session, output, args),
         Command::Stats(args) => stats::run(session, output, args),

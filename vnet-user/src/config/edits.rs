@@ -1,6 +1,7 @@
 //! The verbs that change a configuration. Each refuses what only it can know; what the result must
 //! be like as a whole is [`Config::validate`]'s.
 
+mod ban;
 mod policy;
 
 use std::collections::HashSet;
@@ -12,6 +13,7 @@ use super::{
     Port, PortIp, StaticFdb, StormOverrides, TrunkEntry,
 };
 
+pub use ban::{add_ban, delete_ban, find_ban};
 pub use policy::{
     add_group, add_policy_rule, bind_group, delete_group, delete_policy_rule, free_policy_rules,
     policed_port, unbind_group,

@@ -7,8 +7,8 @@ use nix::unistd::Group;
 use tokio::net::UnixStream;
 
 use crate::cli::{
-    Command, ConfigCommand, FdbCommand, FlowCommand, GroupCommand, MacCommand, NatCommand,
-    NetworkCommand, PolicyCommand, PortCommand, RuleCommand,
+    BanCommand, BanRuleCommand, Command, ConfigCommand, FdbCommand, FlowCommand, GroupCommand,
+    MacCommand, NatCommand, NetworkCommand, PolicyCommand, PortCommand, RuleCommand,
 };
 
 /// Whose members may look: the socket is theirs.
@@ -99,6 +99,7 @@ pub(super) fn needed(command: &Command) -> Option<Role> {
             PolicyCommand::Group(GroupCommand::List | GroupCommand::Show { .. })
             | PolicyCommand::Rule(RuleCommand::List { .. }),
         )
+        | Command::Ban(BanCommand::List { .. } | BanCommand::Rule(BanRuleCommand::List))
         | Command::Config(ConfigCommand::Export | ConfigCommand::List) => Read,
         Command::Network(_)
         | Command::Port(_)
@@ -106,6 +107,7 @@ pub(super) fn needed(command: &Command) -> Option<Role> {
         | Command::Mac(_)
         | Command::Nat(_)
         | Command::Flow(_)
+        | Command::Ban(_)
         // Not `import`, which reads files.
         | Command::Policy(
             PolicyCommand::Group(_)
@@ -144,6 +146,8 @@ mod tests {
             "flow list --proto tcp",
             "policy group list",
             "policy rule list web",
+            "ban list --network lan",
+            "ban rule list",
             "config export",
             "config diff -",
             "get",
@@ -157,6 +161,9 @@ mod tests {
             "flow flush",
             "policy rule del web 3",
             "policy bind web tap0",
+            "ban rule del 3",
+            "ban add 192.0.2.7",
+            "ban flush",
             "fdb flush",
             "mac deny 02:00:00:00:00:01",
             "set ageing=60",

@@ -1,5 +1,6 @@
 //! The datapath in the kernel: loading and pinning it, filling its tables, attaching it.
 
+pub mod bans;
 mod batch;
 pub mod control;
 pub mod counters;

@@ -20,6 +20,7 @@ fn the_commands() {
       nat          Address translation
       flow         Connections that are in force
       policy       Which connections virtual machines may have
+      ban          Sources that are kept away for a time, for connecting too often
       config       The document as a whole
       set          Change settings
       get          Show settings
@@ -481,6 +482,103 @@ fn options_of_policy() {
 
     Options:
       -h, --help  Print help (see more with '--help')
+    ");
+}
+
+#[test]
+fn options_of_ban() {
+    insta::assert_snapshot!(own_part(&Switch::new().ok("ban -h")), @"
+    Sources that are kept away for a time, for connecting too often
+
+    Usage: vnet-user ban [OPTIONS] <COMMAND>
+
+    Commands:
+      rule   Rules that ban who connects too often
+      list   List who is banned
+      add    Ban an address, of IPv6 with its /64: whoever is not on the link that he sends to has the
+             whole /64 to send from, and counts as that
+      del    Let an address in again, of IPv6 with its /64; what rules have counted of it is forgotten
+      flush  Let everybody in again; all that rules have counted is forgotten
+      help   Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("ban rule -h")), @"
+    Rules that ban who connects too often
+
+    Usage: vnet-user ban rule [OPTIONS] <COMMAND>
+
+    Commands:
+      add   Add a rule; its id is printed
+      list  List the rules
+      del   Delete a rule; whom it has banned stays banned
+      help  Print this message or the help of the given subcommand(s)
+
+    Options:
+      -h, --help  Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("ban rule add -h")), @"
+    Add a rule; its id is printed
+
+    Usage: vnet-user ban rule add [OPTIONS] --ports <PORT|LO-HI> --connections <N> --within <SECONDS> --time <SECONDS>
+
+    Options:
+          --ports <PORT|LO-HI>  The TCP ports of VMs that connections are counted to, all together
+          --connections <N>     Connections that one source may make
+          --within <SECONDS>    The time that it may make them in
+          --time <SECONDS>      How long it is banned when it makes more
+          --except <ADDR|CIDR>  Sources that it never bans
+          --may-exist           Succeed with the id of the very same rule if it is there already
+      -h, --help                Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("ban rule del -h")), @"
+    Delete a rule; whom it has banned stays banned
+
+    Usage: vnet-user ban rule del [OPTIONS] <ID>
+
+    Arguments:
+      <ID>  The rule
+
+    Options:
+          --if-exists  Succeed if it is not there
+      -h, --help       Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("ban list -h")), @"
+    List who is banned
+
+    Usage: vnet-user ban list [OPTIONS]
+
+    Options:
+          --network <NAME>  Only bans in this network
+      -h, --help            Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("ban add -h")), @"
+    Ban an address, of IPv6 with its /64: whoever is not on the link that he sends to has the whole /64
+    to send from, and counts as that
+
+    Usage: vnet-user ban add [OPTIONS] <ADDR>
+
+    Arguments:
+      <ADDR>  The address
+
+    Options:
+          --network <NAME>  The network that its packets come in from [default: each]
+          --time <SECONDS>  How long from now [default: 600]
+      -h, --help            Print help (see more with '--help')
+    ");
+    insta::assert_snapshot!(own_part(&Switch::new().ok("ban del -h")), @"
+    Let an address in again, of IPv6 with its /64; what rules have counted of it is forgotten
+
+    Usage: vnet-user ban del [OPTIONS] <ADDR>
+
+    Arguments:
+      <ADDR>  The address, or of IPv6 its /64 as `ban list` shows it
+
+    Options:
+          --network <NAME>  The network that its packets come in from [default: each]
+          --if-exists       Succeed if it is not banned
+      -h, --help            Print help (see more with '--help')
     ");
 }
 

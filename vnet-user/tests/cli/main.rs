@@ -1,5 +1,6 @@
 //! Drives the real binary, with a configuration directory of its own and a switch that is down.
 
+mod ban;
 mod config;
 mod fdb;
 mod flow;
