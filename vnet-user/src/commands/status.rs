@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli::Format;
 use crate::commands::load;
 use crate::config::{FailMode, Mode};
-use crate::datapath::{flows, maps, object};
+use crate::datapath::{bans, flows, maps, object};
 use crate::error::{Doing as _, Error};
 use crate::gateway::{SwitchPort, switch_ports};
 use crate::host::Links;
@@ -58,6 +58,8 @@ pub(super) fn read(session: &Session) -> Result<SwitchRow, Error> {
         .and_then(|map| Ok(map.get(&0, 0)?))
         .doing(|| "reading the FDB's occupancy".into())?;
     let conf = flows::conf(session.pins()).doing(|| "reading the switch's state".into())?;
+    let sources = bans::sources(session.pins()).doing(|| "counting the sources".into())?;
+    let banned = bans::bans(session.pins()).doing(|| "counting who is banned".into())?;
     let routed = switch_ports(&config, session.switch())
         .into_iter()
         .filter_map(|listed| {
@@ -72,6 +74,10 @@ pub(super) fn read(session: &Session) -> Result<SwitchRow, Error> {
     Ok(SwitchRow {
         flows: FlowTable::read(session, conf.flow_limit)
             .doing(|| "reading the flow table's occupancy".into())?,
+        sources: sources.used,
+        sources_limit: sources.limit,
+        bans: banned.used,
+        bans_limit: banned.limit,
         routed,
         addresses,
         addresses_limit: config.settings.fdb_size.min(state.sizes.fdb_size),
@@ -162,6 +168,10 @@ pub(super) struct SwitchRow {
     slots: usize,
     slots_limit: u32,
     flows: FlowTable,
+    sources: usize,
+    sources_limit: u32,
+    bans: usize,
+    bans_limit: u32,
     routed: Vec<RoutedRow>,
     tables_need_restart: bool,
     #[serde(skip)]
@@ -221,6 +231,13 @@ impl SwitchRow {
             &format!(
                 "{} flows begun, {} ended, {} of them to make room",
                 flows.created, flows.ended, flows.evicted
+            ),
+        )?;
+        line(
+            "sources",
+            &format!(
+                "{} of {} counted, {} of {} banned",
+                self.sources, self.sources_limit, self.bans, self.bans_limit
             ),
         )?;
         for routed in &self.routed {

@@ -7,7 +7,7 @@ use vnet_common::DropReason;
 
 use super::{AS_ROOT, Check, Scope};
 use crate::config::Config;
-use crate::datapath::{counters, flows, maps, object};
+use crate::datapath::{bans, counters, flows, maps, object};
 use crate::host::Link;
 use crate::runtime::Session;
 use crate::state::RunState;
@@ -191,6 +191,9 @@ fn tables(session: &Session, config: &Config, state: &RunState) -> anyhow::Resul
     let addresses = maps::array::<u32>(pins, "fdb_count")?.get(&0, 0)?;
     let (mappings, most_mappings) = flows::mappings(pins)?;
     let (contacts, most_contacts) = flows::contacts(pins)?;
+    let sources = bans::sources(pins)?;
+    let attempts = bans::attempts(pins)?;
+    let banned = bans::bans(pins)?;
     let table = |name, used: u64, limit: u32, mend| Table {
         name,
         used,
@@ -221,6 +224,26 @@ fn tables(session: &Session, config: &Config, state: &RunState) -> anyhow::Resul
             contacts as u64,
             most_contacts,
             "vnet-user set flow_size=N, down and up",
+        ),
+        table(
+            "sources",
+            sources.used as u64,
+            sources.limit,
+            "vnet-user set flow_size=N, down and up; source_flow_quota=N",
+        ),
+        table(
+            "attempts",
+            attempts.used as u64,
+            attempts.limit,
+            "the sources that have not tried for the longest time are forgotten; shorten --within of \
+             ban rules",
+        ),
+        table(
+            "bans",
+            banned.used as u64,
+            banned.limit,
+            "the sources that have not tried for the longest time are let in; shorten --time of ban \
+             rules",
         ),
         table(
             "port slots",
@@ -285,8 +308,8 @@ pub fn telling(dropped: &Dropped) -> Vec<Check> {
     checks
 }
 
-/// What to do about drops that somebody's configuration causes; `None` for those that a guard or a
-/// limit makes on purpose.
+/// What to do about drops that somebody's configuration causes, or that one's own limits make of what may
+/// be meant well; `None` for those that a guard makes on purpose.
 fn mend(reason: DropReason) -> Option<&'static str> {
     match reason {
         DropReason::VlanUnlisted => Some(
@@ -313,6 +336,21 @@ fn mend(reason: DropReason) -> Option<&'static str> {
             Some("vnet-user events tells which VM; set flow_rate=N")
         }
         DropReason::PolicyQuota => Some("vnet-user flow list --vm tells which; set flow_quota=N"),
+        DropReason::SourceRate => {
+            Some("vnet-user events tells which source; set source_flow_rate=N")
+        }
+        DropReason::SourceQuota => {
+            Some("vnet-user events tells which source; set source_flow_quota=N")
+        }
+        DropReason::SourceBanned => Some(
+            "vnet-user ban list tells whom; ban del ADDR lets one in, --except of ban rule add for good",
+        ),
+        DropReason::StormArp => Some(
+            "what is behind the port asks for too many addresses: vnet-user port set IFACE --storm arp=PPS",
+        ),
+        DropReason::StormNd => Some(
+            "what is behind the port asks for too many addresses: vnet-user port set IFACE --storm nd=PPS",
+        ),
         DropReason::PolicyTableFull => Some("vnet-user set flow_size=N, down and up"),
         DropReason::NatUntranslated => {
             Some("no rule translates what this private network sends: vnet-user nat add masquerade")
@@ -440,6 +478,14 @@ mod tests {
             (DropReason::MacSourceLocal, 2),
         ];
         assert_eq!(verdicts(&told), [Warn, Warn]);
+        let limits = [
+            (DropReason::SourceRate, 1),
+            (DropReason::SourceQuota, 2),
+            (DropReason::SourceBanned, 3),
+            (DropReason::StormArp, 4),
+            (DropReason::StormNd, 5),
+        ];
+        assert_eq!(verdicts(&limits), [Warn; 5]);
     }
 
     #[test]
