@@ -397,8 +397,8 @@ pub struct PortOptions {
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true,
           default_missing_value = "on", value_parser = parse_switch_word)]
     pub isolated: Option<bool>,
-    /// A limit of flooded frames a second: KIND is broadcast, multicast or unknown-unicast; none
-    /// empties the list, so that the settings storm.* apply
+    /// A limit of frames a second: KIND is broadcast, multicast or unknown-unicast, of what is
+    /// flooded, or arp or nd; none empties the list, so that the settings storm.* apply
     #[arg(long, value_name = "KIND=PPS|off", value_parser = parse_or_none::<StormEntry>)]
     pub storm: Vec<OrNone<StormEntry>>,
 }

@@ -263,6 +263,8 @@ impl Listing for PortRow {
                 "STORM UNKNOWN UNICAST",
                 self.storm.unknown_unicast.to_string(),
             ),
+            ("STORM ARP", self.storm.arp.to_string()),
+            ("STORM ND", self.storm.nd.to_string()),
         ])
         .collect()
     }

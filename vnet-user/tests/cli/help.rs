@@ -147,9 +147,9 @@ fn options_of_port() {
                                   strict, none]
           --isolated[=<on|off>]   Keep it apart from other VMs' ports: it reaches uplinks, gateways and
                                   the host alone
-          --storm <KIND=PPS|off>  A limit of flooded frames a second: KIND is broadcast, multicast or
-                                  unknown-unicast; none empties the list, so that the settings storm.*
-                                  apply
+          --storm <KIND=PPS|off>  A limit of frames a second: KIND is broadcast, multicast or
+                                  unknown-unicast, of what is flooded, or arp or nd; none empties the
+                                  list, so that the settings storm.* apply
           --may-exist             Change nothing and succeed if it is there already
       -h, --help                  Print help (see more with '--help')
     ");
@@ -179,9 +179,9 @@ fn options_of_port() {
                                   strict, none]
           --isolated[=<on|off>]   Keep it apart from other VMs' ports: it reaches uplinks, gateways and
                                   the host alone
-          --storm <KIND=PPS|off>  A limit of flooded frames a second: KIND is broadcast, multicast or
-                                  unknown-unicast; none empties the list, so that the settings storm.*
-                                  apply
+          --storm <KIND=PPS|off>  A limit of frames a second: KIND is broadcast, multicast or
+                                  unknown-unicast, of what is flooded, or arp or nd; none empties the
+                                  list, so that the settings storm.* apply
       -h, --help                  Print help (see more with '--help')
     ");
     insta::assert_snapshot!(own_part(&Switch::new().ok("port del -h")), @"

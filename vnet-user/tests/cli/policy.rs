@@ -278,6 +278,8 @@ fn ports_show_what_they_are_bound_to() {
     STORM BROADCAST        1000
     STORM MULTICAST        10000
     STORM UNKNOWN UNICAST  2000
+    STORM ARP              1000
+    STORM ND               1000
     ");
     let json = switch.ok("port list -o jsonl");
     assert!(json.contains(r#""name":"tap0","#) && json.contains(r#""groups":["web","guests"]"#));

@@ -80,6 +80,8 @@ fn listings() {
     STORM BROADCAST        100
     STORM MULTICAST        10000
     STORM UNKNOWN UNICAST  off
+    STORM ARP              1000
+    STORM ND               1000
     ");
     insta::assert_snapshot!(switch.ok("port show vnet3 -j"), @r#"
     {
@@ -293,6 +295,8 @@ fn set_changes_what_is_named_and_replaces_lists() {
     STORM BROADCAST        1000
     STORM MULTICAST        7
     STORM UNKNOWN UNICAST  2000
+    STORM ARP              1000
+    STORM ND               1000
     ");
     switch.ok("port set tap1 --storm none --max-macs default");
     insta::assert_snapshot!(switch.ok("port show tap1"), @"
@@ -311,6 +315,8 @@ fn set_changes_what_is_named_and_replaces_lists() {
     STORM BROADCAST        1000
     STORM MULTICAST        10000
     STORM UNKNOWN UNICAST  2000
+    STORM ARP              1000
+    STORM ND               1000
     ");
 }
 
@@ -334,6 +340,8 @@ fn guards() {
     STORM BROADCAST        1000
     STORM MULTICAST        10000
     STORM UNKNOWN UNICAST  2000
+    STORM ARP              1000
+    STORM ND               1000
     ");
     switch.ok("port set vnet3 --ip learn --guard none --isolated=off");
     insta::assert_snapshot!(switch.ok("port show vnet3"), @"
@@ -352,6 +360,8 @@ fn guards() {
     STORM BROADCAST        1000
     STORM MULTICAST        10000
     STORM UNKNOWN UNICAST  2000
+    STORM ARP              1000
+    STORM ND               1000
     ");
     switch.ok("port set vnet3 --ip none --guard default");
     insta::assert_snapshot!(switch.ok("port show vnet3"), @"
@@ -370,6 +380,8 @@ fn guards() {
     STORM BROADCAST        1000
     STORM MULTICAST        10000
     STORM UNKNOWN UNICAST  2000
+    STORM ARP              1000
+    STORM ND               1000
     ");
 }
 
