@@ -302,7 +302,6 @@ mod tests {
                 segment: 1,
                 proto: 6,
                 kind: KEY_BRIDGED,
-                ..FlowKey::default()
             },
             rule,
             ..Event::default()
