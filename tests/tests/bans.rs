@@ -330,5 +330,17 @@ fn bans_outlive_processes_and_rules() {
         connect(phys.netns(), server.netns(), to);
     }
     assert_eq!(banned(&host), [] as [Value; 0]);
+
+    // A rule that gets an id again begins with nothing counted.
+    for _ in 0..2 {
+        assert_eq!(rule(&host, ""), id);
+        for _ in 0..2 {
+            connect(phys.netns(), server.netns(), to);
+        }
+        assert_eq!(banned(&host), [] as [Value; 0]);
+        assert_eq!(host.dump_values("attempts").len(), 1);
+        host.vnet(&format!("ban rule del {id}"));
+        assert!(host.dump_values("attempts").is_empty());
+    }
     fs::remove_file(file).unwrap();
 }

@@ -206,6 +206,9 @@ impl Run<'_> {
         let rules = config.groups.iter().flat_map(|group| &group.rules);
         policy::forget(self.session.pins(), rules.map(|rule| rule.id).collect())
             .context("forgetting what rules have counted that are gone")?;
+        bans::forget_rules(self.session.pins(), |id| {
+            plan.image.ban_rules.contains_key(&id)
+        })?;
         self.release_others(plan, |_| true)?;
         self.release_gateways(plan)?;
         // Before any port is attached: an uplink that does not know the host's own address would

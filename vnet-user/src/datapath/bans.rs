@@ -77,6 +77,13 @@ pub fn forget_segments(pins: &Pins, segments: &[u16]) -> Result<()> {
     delete_if(pins, "bans", |key, _: Ban| gone(key))
 }
 
+/// Forgets what rules have counted that are gone: one that gets such an id begins with nothing. Whom they
+/// have banned stays banned.
+pub fn forget_rules(pins: &Pins, is_there: impl Fn(u8) -> bool) -> Result<()> {
+    let gone = |key: &SourceKey| u8::try_from(key.rule).is_ok_and(|id| !is_there(id));
+    delete_if(pins, "attempts", |key, _: Attempts| gone(key))
+}
+
 /// The sources that have connections.
 pub fn sources(pins: &Pins) -> Result<Occupancy> {
     occupancy(pins, "sources", |_: Source| true)
