@@ -128,7 +128,8 @@ pub struct Event {
     /// The packets of the flow concerned as they came in; all zero for events that are not about
     /// one. Of an IP address that is the matter, the source alone.
     pub flow: FlowKey,
-    /// The external address of a flow or block; zero where nothing was translated.
+    /// The external address of a flow or block; zero where nothing was translated. Of a source, its address or
+    /// /64 as its limits know it.
     pub nat_addr: Addr,
     /// Its port; of a block, the first.
     pub nat_port: u16,

@@ -14,7 +14,7 @@ pub struct SourceKey {
     pub addr: Addr,
     /// The segment that its packets come in from.
     pub segment: u16,
-    /// Slot of the VM's port that they come from; 0 where it is none.
+    /// Slot of the VM's port that they come from, 0 where it is none, or [`ANY_PORT`].
     pub slot: u16,
     /// In `attempts`, the rule's id; else 0.
     pub rule: u16,
@@ -23,6 +23,9 @@ pub struct SourceKey {
     /// Always zero.
     pub reserved: u8,
 }
+
+/// In `bans`, the slot of whom somebody has banned at every VM's port.
+pub const ANY_PORT: u16 = u16::MAX;
 
 impl SourceKey {
     /// One address.

@@ -7,7 +7,7 @@ use vnet_common::{
         FLOW_INSIDE, FLOW_REPLY, FLOW_SOURCE, FLOW_SOURCE_NET, FLOW_SOURCE_PORT, FLOW_WATCHED,
         KEY_BRIDGED, MARK_COUNTED,
     },
-    limit::{BAN_PORTS_EACH, Ban, BanRule},
+    limit::{ANY_PORT, BAN_PORTS_EACH, Ban, BanRule},
     nat::NatMatch,
     switch::SWITCH_BANS,
 };
@@ -61,10 +61,14 @@ pub fn is_banned<W: Window + ?Sized, T: Tables + ?Sized>(
     if stands(&key, tables) {
         return true;
     }
-    if slot != NO_SLOT || !by_prefix {
+    if slot != NO_SLOT {
+        // A VM counts by its port; who bans an address has no port in mind.
+        key.slot = ANY_PORT;
+    } else if by_prefix {
+        truncate(&mut key);
+    } else {
         return false;
     }
-    truncate(&mut key);
     stands(&key, tables)
 }
 
@@ -181,14 +185,25 @@ pub fn may_begin<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G)
     match gateway.source_take(&work.source_key, quota, interval_ns) {
         SourceSays::Yes => Outcome::GO_ON,
         SourceSays::TooFast => {
+            name_source(work);
             report(work, EventKind::SourceRate, gateway);
             Outcome::drop(DropReason::SourceRate)
         }
         SourceSays::TooMany => {
+            name_source(work);
             report(work, EventKind::SourceQuota, gateway);
             Outcome::drop(DropReason::SourceQuota)
         }
     }
+}
+
+/// Has the event about a source name who it is, in place of where its packet leads, which goes nowhere.
+#[inline(always)]
+fn name_source(work: &mut Work) {
+    work.target = work.source_key.addr;
+    work.target_port = 0;
+    work.source_rule = 0;
+    work.target_rule = 0;
 }
 
 /// What a source's limits say of another connection.
@@ -351,10 +366,7 @@ fn count<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, port: u16, gateway: 
             reserved: 0,
         },
     );
-    // Where it leads nobody has looked up.
-    work.target = [0; 16];
-    work.target_port = 0;
-    work.source_rule = 0;
+    name_source(work);
     work.target_rule = id;
     report(work, EventKind::SourceBanned, gateway);
     Outcome::drop(DropReason::SourceBanned)

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
-use vnet_common::{Addr, Ban, SourceKey, flow::mapped};
+use vnet_common::{Addr, Ban, SourceKey, flow::mapped, limit::ANY_PORT};
 
 use crate::datapath::bans;
 use crate::error::{Doing as _, Error};
@@ -19,6 +19,8 @@ pub struct BanRow {
     pub address: String,
     /// The network that its packets come in from.
     pub network: String,
+    /// The VM's port that they come from; `None` from outside.
+    pub port: Option<String>,
     /// The rule that it came to; `None` when somebody said so.
     pub rule: Option<u16>,
     /// Seconds until it is let in again.
@@ -37,12 +39,15 @@ impl Session {
         let bans = bans::read(self.pins()).doing(|| doing.into())?;
         let mut found: Vec<_> = bans
             .iter()
+            // Whom somebody has banned at every port is there from outside, too.
+            .filter(|(key, _)| key.slot != ANY_PORT)
             .map(|(key, ban)| (state.network(key.segment), key, ban))
             .collect();
         found.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
         let rows = found.into_iter().map(|(network, key, ban)| BanRow {
             address: source_text(key),
             network,
+            port: (key.slot != 0).then(|| state.port(key.slot)),
             rule: (ban.rule != 0).then_some(ban.rule),
             left_s: u64::from(ban.until_s).saturating_sub(now_s),
         });
@@ -84,9 +89,13 @@ impl Session {
     ) -> Result<bool, Error> {
         self.need_up(doing)?;
         let _lock = self.store().lock()?;
-        let mut keys = self.source_keys(source, network, doing)?;
-        let bans = bans::read(self.pins()).doing(|| doing.into())?;
-        keys.retain(|key| bans.contains_key(key));
+        // At whichever port.
+        let meant = self.source_keys(source, network, doing)?;
+        let mut keys: Vec<_> = bans::read(self.pins())
+            .doing(|| doing.into())?
+            .into_keys()
+            .collect();
+        keys.retain(|key| meant.contains(&SourceKey { slot: 0, ..*key }));
         bans::remove(self.pins(), &keys).doing(|| doing.into())?;
         Ok(!keys.is_empty())
     }
@@ -128,12 +137,13 @@ fn keys_of(source: IpNet, segment: u16) -> Vec<SourceKey> {
         IpAddr::V4(v4) => mapped(v4.octets()),
         IpAddr::V6(v6) => v6.octets(),
     };
-    let itself = SourceKey::new(&octets, segment);
+    let itself = SourceKey::new(&octets, segment, 0);
+    let at_vms = SourceKey::new(&octets, segment, ANY_PORT);
     let mut net = itself;
     net.truncate();
     match source {
-        IpNet::V4(_) => vec![itself],
-        IpNet::V6(v6) if v6.prefix_len() == 128 => vec![itself, net],
+        IpNet::V4(_) => vec![itself, at_vms],
+        IpNet::V6(v6) if v6.prefix_len() == 128 => vec![itself, at_vms, net],
         IpNet::V6(_) => vec![net],
     }
 }
@@ -160,31 +170,11 @@ mod tests {
             assert!(keys.iter().all(|key| (key.segment, key.rule) == (7, 0)));
             keys.iter().map(source_text).collect()
         };
-        assert_eq!(texts("192.0.2.7/32"), ["192.0.2.7"]);
+        assert_eq!(texts("192.0.2.7/32"), ["192.0.2.7", "192.0.2.7"]);
         assert_eq!(
             texts("2001:db8:0:1::7/128"),
-            ["2001:db8:0:1::7", "2001:db8:0:1::/64"]
+            ["2001:db8:0:1::7", "2001:db8:0:1::7", "2001:db8:0:1::/64"]
         );
         assert_eq!(texts("2001:db8:0:1::/64"), ["2001:db8:0:1::/64"]);
-    }
-
-    #[test]
-    fn keys_are_those_of_the_datapath() {
-        let key = |src: [u8; 16], dst: [u8; 16]| {
-            let key = vnet_common::FlowKey {
-                src,
-                dst,
-                segment: 7,
-                ..Default::default()
-            };
-            SourceKey::of(&key, false)
-        };
-        let v6 = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
-        let keys = keys_of("2001:db8::7/128".parse().unwrap(), 7);
-        assert_eq!(keys[0], key(v6("2001:db8::7"), v6("2001:db8::1")));
-        assert_eq!(keys[1], key(v6("2001:db8::7"), v6("fd00::1")));
-        let v4 = |last| mapped([192, 0, 2, last]);
-        let keys = keys_of("192.0.2.7/32".parse().unwrap(), 7);
-        assert_eq!(keys, [key(v4(7), v4(1))]);
     }
 }

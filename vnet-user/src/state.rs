@@ -184,6 +184,14 @@ impl RunState {
         name.unwrap_or_else(|| format!("segment {segment}"))
     }
 
+    /// The name of the port in a slot, or the slot where it is none any more.
+    #[must_use]
+    pub fn port(&self, slot: u16) -> String {
+        self.slots
+            .get(&slot)
+            .map_or_else(|| format!("slot {slot}"), |(name, _)| name.clone())
+    }
+
     /// Reads the state; `None` when the switch is down.
     pub fn load(run_dir: &Path, switch: &str) -> Result<Option<Self>> {
         let path = path(run_dir, switch);

@@ -90,12 +90,13 @@ fn check_network(session: &Session, name: &str, doing: &str) -> Result<(), Error
 
 impl Listing for BanRow {
     const PLURAL: &'static str = "bans";
-    const COLUMNS: &'static [&'static str] = &["ADDRESS", "NETWORK", "RULE", "LEFT"];
+    const COLUMNS: &'static [&'static str] = &["ADDRESS", "NETWORK", "PORT", "RULE", "LEFT"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.address.clone(),
             self.network.clone(),
+            self.port.clone().unwrap_or_else(|| "-".into()),
             self.rule.map_or_else(|| "user".into(), |id| id.to_string()),
             format!("{}s", self.left_s),
         ]
@@ -111,12 +112,13 @@ mod tests {
         let row = BanRow {
             address: "2001:db8::/64".into(),
             network: "lan".into(),
+            port: None,
             rule: Some(3),
             left_s: 599,
         };
         assert_eq!(BanRow::COLUMNS.len(), row.cells().len());
-        assert_eq!(row.cells().join(" "), "2001:db8::/64 lan 3 599s");
+        assert_eq!(row.cells().join(" "), "2001:db8::/64 lan - 3 599s");
         let by_user = BanRow { rule: None, ..row };
-        assert_eq!(by_user.cells()[2], "user");
+        assert_eq!(by_user.cells()[3], "user");
     }
 }

@@ -174,11 +174,10 @@ impl Row {
             kind,
             Some(EventKind::SourceRate | EventKind::SourceQuota | EventKind::SourceBanned)
         );
-        let inside = owner(event.slot).is_some_and(|(_, kind)| kind == "vm");
         let is_policy = event.kind == EventKind::PolicyRule as u32;
         let is_untranslated =
             is_policy && (event.nat_addr, event.nat_port) == (event.flow.dst, event.flow.dport);
-        let nat = event.nat_addr != Addr::default() && !is_untranslated;
+        let nat = event.nat_addr != Addr::default() && !is_untranslated && !is_of_source;
         // Of an address that is the matter, the event has nothing but that.
         let is_about_address = event.flow.src != Addr::default()
             && event.flow.dst == Addr::default()
@@ -202,7 +201,13 @@ impl Row {
                 .then(|| DropReason::ALL.get(event.reason as usize).map(|r| r.name()))
                 .flatten(),
             ip: is_about_address.then(|| address(&event.flow.src)),
-            source: is_of_source.then(|| source_text(&SourceKey::of(&event.flow, inside))),
+            source: is_of_source.then(|| {
+                let mut key = SourceKey::new(&event.nat_addr, 0, 0);
+                if event.nat_addr != event.flow.src {
+                    key.truncate();
+                }
+                source_text(&key)
+            }),
             flow: FlowEnds::of(&event.flow).filter(|_| !is_about_address),
             nat_addr: nat.then(|| address(&event.nat_addr)),
             nat_port: nat.then_some(event.nat_port),
@@ -289,7 +294,14 @@ mod tests {
     }
 
     /// The event of a connection from `src` to port 22 of `dst`.
-    fn event(kind: EventKind, slot: u16, src: Addr, dst: Addr, rule: u16) -> Event {
+    /// It counts for `source`.
+    fn event(
+        kind: EventKind,
+        slot: u16,
+        (src, source): (Addr, Addr),
+        dst: Addr,
+        rule: u16,
+    ) -> Event {
         Event {
             kind: kind as u32,
             slot,
@@ -304,6 +316,7 @@ mod tests {
                 kind: KEY_BRIDGED,
             },
             rule,
+            nat_addr: source,
             ..Event::default()
         }
     }
@@ -317,12 +330,12 @@ mod tests {
         let (v4, vm4) = (mapped([192, 0, 2, 7]), mapped([10, 0, 0, 2]));
         let (far, vm, near) = (v6("2001:db8::7"), v6("fd00::2"), v6("fd00::7"));
         let events = [
-            event(EventKind::SourceBanned, 4, v4, vm4, 3),
-            event(EventKind::SourceBanned, 4, far, vm, 3),
-            event(EventKind::SourceBanned, 4, near, vm, 3),
-            event(EventKind::SourceQuota, 3, vm, far, 0),
-            event(EventKind::SourceRate, 4, v4, vm4, 0),
-            event(EventKind::FlowRate, 3, vm4, v4, 0),
+            event(EventKind::SourceBanned, 4, (v4, v4), vm4, 3),
+            event(EventKind::SourceBanned, 4, (far, v6("2001:db8::")), vm, 3),
+            event(EventKind::SourceBanned, 4, (near, near), vm, 3),
+            event(EventKind::SourceQuota, 3, (vm, vm), far, 0),
+            event(EventKind::SourceRate, 4, (v4, v4), vm4, 0),
+            event(EventKind::FlowRate, 3, (vm4, Addr::default()), v4, 0),
         ];
         let rows = events.map(|event| Row {
             time_ms: 0,
