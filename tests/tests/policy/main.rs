@@ -5,11 +5,13 @@
 mod attempt;
 mod changes;
 mod differential;
+mod floods;
 mod listings;
 mod log;
 mod reject;
 mod routed;
 mod server;
+mod steady;
 
 use std::{
     net::{IpAddr, SocketAddr},
