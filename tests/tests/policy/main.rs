@@ -8,6 +8,7 @@ mod differential;
 mod floods;
 mod listings;
 mod log;
+mod quota;
 mod reject;
 mod routed;
 mod server;
