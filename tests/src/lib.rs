@@ -15,6 +15,7 @@
 //! have besides: machines outside, eyes on the wire, and the kernel's own NAT to compare with.
 
 pub mod adopted;
+pub mod attacks;
 pub mod connections;
 pub mod fixture;
 pub mod fixtures;

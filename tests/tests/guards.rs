@@ -4,17 +4,15 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde_json::Value;
 use vnet_tests::{
+    attacks,
     frame::{
         ip::arp,
-        raw::{
-            ADVERTISEMENT, SOLICITATION, dhcp, extended, fragment, icmp6, neighbour, router, udp,
-            v4, v6,
-        },
+        raw::{ADVERTISEMENT, neighbour, udp, v4, v6},
     },
     host::{Host, Mac, Station},
     traffic::{is_cut_off, reaches},
     wait,
-    wire::{Frame, Heard, PacketSocket, Tag, Tap, Wire as _},
+    wire::{Frame, Heard, PacketSocket, Tap, Wire as _},
 };
 
 /// The link-local address that is made of the attacker's MAC address.
@@ -37,77 +35,6 @@ fn events_of(host: &Host, kind: &str) -> Vec<Value> {
     events
 }
 
-/// What the VM 11 must not send, and the reason that each is dropped for.
-fn attacks(vm: &Station) -> Vec<(&'static str, Frame)> {
-    let (own, other) = (vm.mac().0, Mac::of(77).0);
-    let icmp = |message: Vec<u8>| v6(LOCAL, 58, &message);
-    let offer = dhcp(2, "10.0.0.66", other, &[53, 1, 2, 255]);
-    let asked = dhcp(1, "0.0.0.0", other, &[53, 1, 1, 255]);
-    let packet = v4("10.0.0.11", 17, &udp(1, 2, &[]));
-    let spoofed = v4("10.0.0.77", 17, &udp(1, 2, &[]));
-    let bodies = [
-        ("ip_source", spoofed.clone()),
-        ("ip_source", v6("fd00::77", 17, &udp(1, 2, &[]))),
-        ("ip_source", v6("fe80::77", 17, &udp(1, 2, &[]))),
-        (
-            "arp_sender_ip",
-            arp(2, (own, "10.0.0.77"), (other, "10.0.0.12")),
-        ),
-        (
-            "arp_sender_mac",
-            arp(2, (other, "10.0.0.11"), (other, "10.0.0.12")),
-        ),
-        ("arp_malformed", vec![8, 6, 0, 6, 8, 0, 6, 4, 0, 1]),
-        (
-            "nd_target",
-            icmp(neighbour(ADVERTISEMENT, "fd00::77", 2, own)),
-        ),
-        (
-            "nd_link_layer",
-            icmp(neighbour(ADVERTISEMENT, LOCAL, 2, other)),
-        ),
-        (
-            "nd_link_layer",
-            icmp(neighbour(SOLICITATION, "fd00::c", 1, other)),
-        ),
-        (
-            "nd_malformed",
-            icmp(icmp6(133, &[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0])),
-        ),
-        ("nd_router", icmp(router(own))),
-        ("nd_router", v6(LOCAL, 60, &extended(58, &router(own)))),
-        (
-            "nd_fragment",
-            v6(LOCAL, 44, &fragment(58, 0, false, &router(own))),
-        ),
-        ("nd_redirect", icmp(icmp6(137, &[0; 36]))),
-        ("ip_headers", v6(LOCAL, 60, &[58, 255, 1, 4, 0, 0, 0, 0])),
-        (
-            "ip_redirect",
-            v4("10.0.0.11", 1, &[5, 1, 0, 0, 10, 0, 0, 77]),
-        ),
-        ("dhcp_server", v4("10.0.0.11", 17, &udp(67, 68, &offer))),
-        ("dhcp_server6", v6(LOCAL, 17, &udp(547, 546, &[7, 0, 0, 1]))),
-        ("dhcp_client_mac", v4("0.0.0.0", 17, &udp(68, 67, &asked))),
-        ("llc_frame", vec![0, 40, 0xaa, 0xaa, 3, 0, 0, 0, 8, 0]),
-    ];
-    let frames = bodies.map(|(reason, body)| (reason, all(vm, &body)));
-    let others = [
-        ("mac_not_allowed", Frame::new(Mac::of(77), Mac::BROADCAST)),
-        ("vlan_tagged", all(vm, &packet).tagged(&[Tag::c(10)])),
-        (
-            "vlan_tags",
-            all(vm, &packet).tagged(&[Tag::c(0), Tag::c(10), Tag::c(20)]),
-        ),
-        // Linux takes a priority tag off, and another one behind it.
-        (
-            "ip_source",
-            all(vm, &spoofed).tagged(&[Tag::c(0), Tag::c(0)]),
-        ),
-    ];
-    frames.into_iter().chain(others).collect()
-}
-
 #[test]
 fn an_attacker_gets_nothing_through() {
     let host = Host::up();
@@ -120,7 +47,7 @@ fn an_attacker_gets_nothing_through() {
 
     // Without guards all of it goes through, but for a tag that nobody carries and two that would
     // leave with one.
-    for (reason, frame) in attacks(&vm) {
+    for (reason, frame) in attacks::by(11, Mac::BROADCAST) {
         wire.send(&frame);
         match reason {
             "vlan_tagged" | "vlan_tags" => spy.expect_nothing(),
@@ -134,7 +61,7 @@ fn an_attacker_gets_nothing_through() {
         "port set vm11 --mac {} --ip 10.0.0.11 --ip fd00::b --guard strict",
         vm.mac()
     ));
-    for (reason, frame) in attacks(&vm) {
+    for (reason, frame) in attacks::by(11, Mac::BROADCAST) {
         let before = host.drops("vm11", reason);
         wire.send(&frame);
         spy.expect_nothing();

@@ -24,12 +24,16 @@ pub enum Heard {
     /// Frames of tests that the host's stack gets, after TC programs have let them pass. The stack
     /// has taken their tag away by then.
     Delivered,
+    /// Whatever is sent out of the interface: what whoever is behind it gets.
+    Sent,
 }
 
-/// A packet socket on an interface. It does not hear what its own host sends.
+/// A packet socket on an interface. It does not hear what its own host sends, unless that is what it is to
+/// hear.
 #[derive(Debug)]
 pub struct PacketSocket {
     socket: OwnedFd,
+    hears_sent: bool,
 }
 
 impl PacketSocket {
@@ -42,7 +46,10 @@ impl PacketSocket {
         let socket = netns::inside(netns.name(), || open(interface, heard))
             .with_context(|| format!("opening a packet socket on {interface}"))
             .unwrap();
-        Self { socket }
+        Self {
+            socket,
+            hears_sent: heard == Heard::Sent,
+        }
     }
 }
 
@@ -63,7 +70,7 @@ impl Wire for PacketSocket {
     fn receive_bytes(&self) -> Option<Vec<u8>> {
         loop {
             let frame = self.receive_one()?;
-            if !frame.outgoing {
+            if frame.outgoing == self.hears_sent {
                 return Some(frame.bytes);
             }
         }
@@ -171,7 +178,7 @@ fn open(interface: &str, heard: Heard) -> Result<OwnedFd> {
         ensure!(set == 0, "{}", io::Error::last_os_error());
     }
     let protocol = match heard {
-        Heard::Everything => libc::ETH_P_ALL as u16,
+        Heard::Everything | Heard::Sent => libc::ETH_P_ALL as u16,
         Heard::Delivered => ETHER_TYPE,
     };
     // SAFETY: zeros are a value of the structure.
