@@ -112,9 +112,12 @@ fn who_connects_too_often_is_cut_off_until_he_is_let_in() {
             let left_s = ban["left_s"].as_u64().unwrap();
             assert!((80..=100).contains(&left_s), "{ban}");
             assert_eq!(banned(&host).len(), 1);
+            // A VM is banned at its port.
+            let at = if port == "up0" { "-   " } else { port };
+            assert_eq!(ban["port"].as_str(), (port != "up0").then_some(port));
             let table = host.vnet("ban list").stdout;
             assert!(
-                table.contains(&format!("{source}  default  {id}")),
+                table.contains(&format!("{source}  default  {at}  {id}")),
                 "{table}"
             );
             let rules = host.rows("ban rule list", "rules");

@@ -180,6 +180,8 @@ impl Verdict {
 /// What a source address calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// It was not looked at: the frame is dropped for what it is.
+    Unseen,
     /// Nothing: it is not to be learned, or it is known and fresh.
     Known,
     /// Its time is to be set.
@@ -202,7 +204,7 @@ impl Plan {
         segment: NO_SEGMENT,
         generation: 0,
         epoch: 0,
-        source: Source::Known,
+        source: Source::Unseen,
         exit: Exit {
             ifindex: 0,
             to_stack: false,

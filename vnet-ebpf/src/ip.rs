@@ -343,7 +343,8 @@ fn is_mapped(addr: &[u8; 16]) -> bool {
 #[inline(always)]
 fn follow_extensions<W: Window + ?Sized>(window: &W, ip: &mut Ip) -> Result<(), Unread> {
     let mut i = 0;
-    while i < EXTENSIONS {
+    // One more than there may be: what is behind the last.
+    while i <= EXTENSIONS {
         let offset = ip.l4 as usize;
         match ip.key.proto {
             proto::HOP_BY_HOP | proto::ROUTING | proto::DESTINATION => {

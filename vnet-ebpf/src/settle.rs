@@ -25,7 +25,7 @@ pub fn settle<T: Effects + ?Sized>(plan: &mut Plan, meta: &Meta, tables: &T) {
 pub fn settle_source<T: Effects + ?Sized>(plan: &Plan, meta: &Meta, tables: &T) {
     tables.count_rx(plan.port.slot, meta.packets(), meta.len);
     match plan.source {
-        Source::Known => {}
+        Source::Unseen | Source::Known => {}
         Source::Touch => touch(plan, tables),
         Source::Learn => learn(plan, tables),
     }

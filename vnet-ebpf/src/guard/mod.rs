@@ -89,12 +89,12 @@ impl Sight {
 }
 
 /// Whether the frame under way is to be looked at: it comes from a guarded port and is not dropped
-/// already without having taught anything.
+/// already for what it is, whoever sent it.
 #[inline(always)]
 #[must_use]
 pub fn concerns(plan: &Plan) -> bool {
     plan.port.flags & PORT_GUARDS != 0
-        && !(matches!(plan.verdict.fate, Fate::Drop) && matches!(plan.source, Source::Known))
+        && !(matches!(plan.verdict.fate, Fate::Drop) && matches!(plan.source, Source::Unseen))
 }
 
 /// Bytes that are wanted in the linear head for [`check`]. Bulk traffic, which may come in buffers
