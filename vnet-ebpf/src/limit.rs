@@ -78,7 +78,7 @@ fn stands<T: Tables + ?Sized>(key: &SourceKey, tables: &T) -> bool {
     tables.banned_until(key) > tables.now_s()
 }
 
-/// The third word of an IPv4 address as an [`Addr`], in network order.
+/// The third word of an IPv4 address as a [`vnet_common::Addr`], in network order.
 const V4_WORD: u32 = 0xffff_u32.to_be();
 
 /// Four words of an array, in their own order.
