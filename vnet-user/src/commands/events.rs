@@ -166,10 +166,8 @@ impl Row {
         let kind = EventKind::ALL
             .iter()
             .find(|kind| **kind as u32 == event.kind);
-        let owner = |slot: u16| state.and_then(|state| state.slots.get(&slot));
-        let port = |slot: u16| {
-            owner(slot).map_or_else(|| format!("slot {slot}"), |(name, _)| name.clone())
-        };
+        let port =
+            |slot: u16| state.map_or_else(|| format!("slot {slot}"), |state| state.port(slot));
         let is_of_source = matches!(
             kind,
             Some(EventKind::SourceRate | EventKind::SourceQuota | EventKind::SourceBanned)

@@ -172,3 +172,27 @@ pub fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the documents have a user type is where the maps are.
+    #[test]
+    fn documents_name_the_layout_that_there_is() {
+        let documents = [
+            include_str!("../../../README.md"),
+            include_str!("../../../docs/guide.md"),
+        ];
+        for document in documents {
+            let mut named = 0;
+            for path in document.split("/sys/fs/bpf/vnet/").skip(1) {
+                let mut parts = path.split(['/', ' ', '`', '\n']);
+                let (_switch, layout) = (parts.next(), parts.next().unwrap_or_default());
+                assert_eq!(layout, format!("v{SCHEMA}"), "{path:.60}");
+                named += 1;
+            }
+            assert!(named > 0, "no document tells where the maps are");
+        }
+    }
+}
