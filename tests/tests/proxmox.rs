@@ -123,13 +123,13 @@ impl Proxmox {
         self.host.ip(&format!("link del {inner}"));
     }
 
-    /// The guest `vmN`, whose tap is `tap` when it is plugged in.
+    /// The guest `vmN`, at a tap called `tap` that is plugged in.
     fn boot(&self, number: u8, tap: &str) -> Guest {
-        let config = self.host.guest_config(number);
-        let made = config.tap.clone();
-        let guest = self.host.boot(config);
-        self.plug(&made, tap);
-        guest
+        let mut config = self.host.guest_config(number);
+        // First: QEMU opens its tap in its own time, and by name.
+        self.plug(&config.tap, tap);
+        tap.clone_into(&mut config.tap);
+        self.host.boot(config)
     }
 
     fn row(&self, port: &str) -> Option<Value> {
@@ -160,13 +160,24 @@ impl Proxmox {
         serde_json::to_string_pretty(&facts).unwrap()
     }
 
+    /// Where frames go, for who finds out why some did not.
+    fn whereabouts(&self) -> String {
+        let of_vnet = ["port list", "fdb list", "stats"].map(|line| self.host.vnet(line).stdout);
+        let of_kernel = ["-d link show", "neigh show"].map(|line| self.host.ip(line));
+        let of_phys = self.phys.ip("neigh show");
+        [&of_vnet.join("\n"), &of_kernel.join("\n"), &of_phys]
+            .map(String::as_str)
+            .join("\nphys: ")
+    }
+
     /// Whether the machines whose addresses end with `numbers`, the host and the physical host reach
     /// each other.
     #[track_caller]
     fn everybody_meets(&self, numbers: &[u8]) {
         for number in numbers {
             for address in Addresses::new(*number).both() {
-                assert!(reaches(self.phys.netns(), address), "{address} from phys");
+                let is_there = reaches(self.phys.netns(), address);
+                assert!(is_there, "{address} from phys\n{}", self.whereabouts());
                 assert!(reaches(self.host.netns(), address), "{address} from host");
             }
         }

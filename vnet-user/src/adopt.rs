@@ -3,10 +3,59 @@
 
 use std::collections::BTreeSet;
 
+use vnet_common::Mac;
+
 use crate::config::{Config, Port};
 use crate::gateway;
 use crate::host::{Link, LinkKind};
 use crate::ports::{self, Role};
+
+/// Which interfaces that nobody listed become ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Adopting {
+    /// None but those that have become ports already.
+    #[default]
+    Known,
+    /// All that are found.
+    All,
+    /// All members of the switch device, and these of those that are in no bridge. Others have come
+    /// since the host was looked at, and who made them may be about to put them into a bridge.
+    Settled(BTreeSet<Identity>),
+}
+
+impl Adopting {
+    /// Whether an interface may become a port that is none yet.
+    #[must_use]
+    pub fn admits(&self, link: &Link) -> bool {
+        match self {
+            Self::Known => false,
+            Self::All => true,
+            Self::Settled(settled) => {
+                link.master.is_some() || settled.contains(&Identity::of(link))
+            }
+        }
+    }
+}
+
+/// What says which profile is for an interface, and that it is the same one as before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    index: u32,
+    name: String,
+    mac: Mac,
+}
+
+impl Identity {
+    /// That of an interface.
+    #[must_use]
+    pub fn of(link: &Link) -> Self {
+        Self {
+            index: link.index,
+            name: link.name.clone(),
+            mac: link.mac,
+        }
+    }
+}
 
 /// An interface that becomes a port, or would.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,13 +3,14 @@
 use std::{
     cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    fmt, io, mem,
     path::{Path, PathBuf},
 };
 
 use serde::Serialize;
 use vnet_common::{ControlRequest, fdb::FDB_LOCAL};
 
+use crate::adopt::Adopting;
 use crate::cli::Global;
 use crate::config::{Config, MacAddr, Port, Store};
 use crate::daemon::protocol;
@@ -30,8 +31,7 @@ pub struct Session {
     bpffs: PathBuf,
     pins: Pins,
     state: Option<RunState>,
-    adopts: bool,
-    left_alone: BTreeSet<u32>,
+    adopting: Adopting,
     named: BTreeSet<String>,
     /// As the daemon knows it.
     place: Vec<String>,
@@ -72,9 +72,9 @@ pub struct FdbRow {
 pub enum PortState {
     /// The switch is down.
     Down,
-    /// The interface is not there.
+    /// The interface is not there, or being made a port.
     Waiting,
-    /// It is attached.
+    /// It is attached, with everything that belongs to it.
     Attached,
 }
 
@@ -110,8 +110,7 @@ impl Session {
             bpffs: global.bpffs.clone(),
             pins,
             state: None,
-            adopts: false,
-            left_alone: BTreeSet::new(),
+            adopting: Adopting::Known,
             named: BTreeSet::new(),
             place: global
                 .words()
@@ -152,20 +151,9 @@ impl Session {
         &self.store
     }
 
-    /// Whether interfaces that are found become ports from now on, as the daemon has it.
-    pub fn adopt(&mut self, adopts: bool) {
-        self.adopts = adopts;
-    }
-
-    /// Leaves interfaces, by index, to who made them, when others become ports that are found.
-    pub fn leave_alone(&mut self, interfaces: BTreeSet<u32>) {
-        self.left_alone = interfaces;
-    }
-
-    /// The interfaces that are left to who made them.
-    #[must_use]
-    pub fn left_alone(&self) -> &BTreeSet<u32> {
-        &self.left_alone
+    /// Says which interfaces that are found become ports from now on. Returns which did before.
+    pub fn adopt(&mut self, adopting: Adopting) -> Adopting {
+        mem::replace(&mut self.adopting, adopting)
     }
 
     /// Takes note of the ports that a change is about, which is refused if one of them cannot be.
@@ -194,10 +182,10 @@ impl Session {
         protocol::poke(&self.run_dir, &self.switch, &self.place)
     }
 
-    /// Whether interfaces that are found become ports.
+    /// Which interfaces that are found become ports.
     #[must_use]
-    pub fn adopts(&self) -> bool {
-        self.adopts
+    pub fn adopting(&self) -> &Adopting {
+        &self.adopting
     }
 
     /// `config` with the ports that the running switch has besides.
@@ -366,7 +354,9 @@ impl Session {
                 .collect()
         });
         match (state.ports.get(name), present.get(name)) {
-            (Some(port), Some(index)) if port.ifindex == *index => PortState::Attached,
+            (Some(port), Some(index)) if port.ifindex == *index && !port.begun => {
+                PortState::Attached
+            }
             _ => PortState::Waiting,
         }
     }

@@ -10,6 +10,7 @@ use vnet_common::{
     control::{FLUSH_SEGMENT, FLUSH_SLOT},
 };
 
+use crate::adopt::Adopting;
 use crate::attach;
 use crate::compile::Image;
 use crate::config::{Config, FailMode, Guard, Mode, Port};
@@ -196,7 +197,10 @@ impl Run<'_> {
         let ports = self.state.ports.iter();
         let stale = ports.filter(|(name, run)| !is_wanted(plan, name, run));
         // Somebody waits for the one that the daemon adopts.
-        let many = if self.session.adopts() { 1 } else { MANY_PORTS };
+        let many = match self.session.adopting() {
+            Adopting::Known => MANY_PORTS,
+            Adopting::All | Adopting::Settled(_) => 1,
+        };
         let _short = (fresh >= many || stale.count() >= MANY_PORTS)
             .then(|| ShortGracePeriods::begin(self.session.run_dir()));
         // An uplink that leaves goes first: to the new tables its frames would be nobody's, and

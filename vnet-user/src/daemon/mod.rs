@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
+use crate::adopt::Adopting;
 use crate::cli::Global;
 use crate::config::{Config, Edited};
 use crate::datapath::publish;
@@ -131,7 +132,7 @@ impl Daemon<'_> {
         let mut hangup = signal(SignalKind::hangup()).doing(doing)?;
         lifecycle::check_host(session)?;
         lifecycle::check_layout(session)?;
-        session.adopt(true);
+        session.adopt(Adopting::All);
         session.be_impatient();
         let mut daemon = Daemon {
             watch: Watch::default(),
@@ -181,9 +182,9 @@ impl Daemon<'_> {
             Ok(edited) => self.settle(None, &edited),
             Err(error) => {
                 // Those that have been ports before do not wait for one that cannot be.
-                self.session.adopt(false);
+                let adopting = self.session.adopt(Adopting::Known);
                 let edited = self.edit(&doing, lifecycle::up);
-                self.session.adopt(true);
+                self.session.adopt(adopting);
                 self.settle(None, &edited?);
                 self.try_again(&error);
             }
@@ -232,8 +233,8 @@ impl Daemon<'_> {
                 .mend("put it back; vnet-user down takes the switch down");
             return self.try_again(&error);
         }
-        self.session.leave_alone(self.watch.unsettled());
         let seen = self.watch.look(self.session);
+        self.session.adopt(self.watch.settled());
         let begun = Instant::now();
         match self.edit(&doing, Session::sync) {
             Ok(edited) => {
@@ -243,9 +244,9 @@ impl Daemon<'_> {
             }
             Err(error) => {
                 // Those that have been ports before do not wait for one that cannot be.
-                self.session.adopt(false);
+                let adopting = self.session.adopt(Adopting::Known);
                 let without = self.edit(&doing, Session::sync);
-                self.session.adopt(true);
+                self.session.adopt(adopting);
                 if let Err(also) = without
                     && also != error
                 {

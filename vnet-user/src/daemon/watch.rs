@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use vnet_common::Mac;
 
+use crate::adopt::{Adopting, Identity};
 use crate::config::Config;
 use crate::gateway;
 use crate::host::{Link, Links};
@@ -23,6 +24,8 @@ const SETTLED: Duration = Duration::from_secs(3);
 pub(super) struct Watch {
     config: Config,
     seen: BTreeSet<Seen>,
+    /// All interfaces, as they were when they were last looked at.
+    links: Vec<Link>,
     newcomers: BTreeMap<u32, Newcomer>,
     /// What was warned of last; a warning is said once while it holds.
     warnings: Vec<String>,
@@ -65,27 +68,32 @@ impl Watch {
         &self.config
     }
 
-    /// The interfaces that concern the switch now; `None` where they cannot be looked at.
-    pub(super) fn look(&self, session: &Session) -> Option<BTreeSet<Seen>> {
-        Some(self.concerning(session, &list()?))
+    /// Looks at the host's interfaces. Returns those that concern the switch; `None` where they cannot
+    /// be looked at.
+    pub(super) fn look(&mut self, session: &Session) -> Option<BTreeSet<Seen>> {
+        let links = Links::open().and_then(|links| links.list());
+        let links = links.inspect_err(|error| log::warn!("{error:#}")).ok()?;
+        self.note_newcomers(session, &links);
+        let seen = self.concerning(session, &links);
+        self.links = links;
+        Some(seen)
     }
 
     /// Whether interfaces that concern the switch are others than before. A look that fails counts
     /// as a change: whoever acts on it finds out why.
     pub(super) fn has_changed(&mut self, session: &Session) -> bool {
-        let Some(links) = list() else {
-            return true;
-        };
-        self.note_newcomers(session, &links);
-        self.concerning(session, &links) != self.seen
+        self.look(session).is_none_or(|seen| seen != self.seen)
     }
 
-    /// The interfaces that are left to who made them for the moment.
-    pub(super) fn unsettled(&self) -> BTreeSet<u32> {
+    /// The interfaces that are not left to who made them for the moment.
+    pub(super) fn settled(&self) -> Adopting {
         let now = Instant::now();
-        let newcomers = self.newcomers.iter();
-        let unsettled = newcomers.filter(|(_, newcomer)| newcomer.settles() > now);
-        unsettled.map(|(index, _)| *index).collect()
+        let is_left = |link: &Link| {
+            let newcomer = self.newcomers.get(&link.index);
+            newcomer.is_some_and(|newcomer| newcomer.settles() > now)
+        };
+        let settled = self.links.iter().filter(|link| !is_left(link));
+        Adopting::Settled(settled.map(Identity::of).collect())
     }
 
     /// When the next of these has settled.
@@ -180,11 +188,6 @@ impl Watch {
             .map(String::as_str)
             .collect()
     }
-}
-
-fn list() -> Option<Vec<Link>> {
-    let links = Links::open().and_then(|links| links.list());
-    links.inspect_err(|error| log::warn!("{error:#}")).ok()
 }
 
 /// The interfaces that are ports.

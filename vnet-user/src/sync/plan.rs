@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::adopt;
+use crate::adopt::{self, Adopting, Found};
 use crate::compile::{self, Facts, Image, Interface};
 use crate::config::{Config, Mode};
 use crate::datapath::publish;
@@ -157,8 +157,7 @@ fn adopt(
     links: &[Link],
     taken: &BTreeSet<u32>,
 ) -> (Config, BTreeMap<String, AdoptedRun>, Vec<String>) {
-    let taken = taken | session.left_alone();
-    let (mut found, mut warnings) = adopt::find(config, session.switch(), device, links, &taken);
+    let (mut found, mut warnings) = adopt::find(config, session.switch(), device, links, taken);
     // What a change that was interrupted made a member, nobody else has: it is given back.
     found.retain(|one| {
         let name = &one.port.name;
@@ -166,18 +165,19 @@ fn adopt(
             || state.adopted.contains_key(name)
             || !state.ports.get(name).is_some_and(|run| run.enslaved)
     });
-    if !session.adopts() {
-        warnings.clear();
-        found.retain(|one| {
-            let known = state.adopted.get(&one.port.name);
-            known.is_some_and(|known| known.ifindex == one.ifindex)
-        });
-    }
-    // What has its place keeps it.
-    found.sort_by_key(|one| {
+    let is_known = |one: &Found| {
         let known = state.adopted.get(&one.port.name);
-        known.is_none_or(|known| known.ifindex != one.ifindex)
-    });
+        known.is_some_and(|known| known.ifindex == one.ifindex)
+    };
+    let adopting = session.adopting();
+    if *adopting == Adopting::Known {
+        warnings.clear();
+    }
+    let admitted = links.iter().filter(|link| adopting.admits(link));
+    let admitted: BTreeSet<u32> = admitted.map(|link| link.index).collect();
+    found.retain(|one| is_known(one) || admitted.contains(&one.ifindex));
+    // What has its place keeps it.
+    found.sort_by_key(|one| !is_known(one));
     let room = state.sizes.max_ports;
     let (config, found, warning) = adopt::extended(config, session.switch(), room, &found);
     warnings.extend(warning);
