@@ -33,7 +33,7 @@ pub use policy::{
     BucketRules, FlowRules, PolicyCounters, PolicyMatchKey, PolicyNode, PolicyRange, PolicyVerdict,
     PortGroups,
 };
-pub use port::{PortConf, PortKind, StormKind, StormState};
+pub use port::{PortConf, PortKind, StormKind, StormRate, StormState};
 pub use switch::{
     MacDenyKey, Member, PortMacKey, PortSegmentKey, PortTagKey, SegmentConf, SwitchConf,
 };

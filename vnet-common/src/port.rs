@@ -110,6 +110,8 @@ pub struct PortConf {
     pub max_macs: u32,
     /// Nanoseconds between two frames of a kind at its limit, by [`StormKind`]; 0 is no limit.
     pub storm_interval_ns: [u32; STORM_KINDS],
+    /// Frames of a kind that may come at once, by [`StormKind`]; 0 is as many as a second's.
+    pub storm_burst: [u16; STORM_KINDS],
     /// This port's slot.
     pub slot: u16,
     /// An uplink's and its host side's slots name each other; 0 is none.
@@ -118,16 +120,36 @@ pub struct PortConf {
     pub native_segment: u16,
     /// The interface's address: of a port with the host behind it, the one that its stack takes.
     pub mac: Mac,
+    /// Always zero.
+    pub reserved: u16,
+}
+
+/// A port's limit of one kind of traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StormRate {
+    /// Nanoseconds between two frames at the limit; 0 is no limit.
+    pub interval_ns: u32,
+    /// Nanoseconds' worth of frames that may come at once.
+    pub burst_ns: u64,
 }
 
 impl PortConf {
-    /// Nanoseconds between two frames of a kind at its limit; 0 is no limit.
+    /// The limit of a kind.
     #[inline(always)]
     #[must_use]
-    pub fn storm_interval(&self, kind: StormKind) -> u32 {
+    pub fn storm_rate(&self, kind: StormKind) -> StormRate {
         // The compiler knows that a kind is in range and drops the check; the verifier wants it.
         let number = core::hint::black_box(kind as usize);
-        self.storm_interval_ns.get(number).copied().unwrap_or(0)
+        let interval_ns = self.storm_interval_ns.get(number).copied().unwrap_or(0);
+        let burst = self.storm_burst.get(number).copied().unwrap_or(0);
+        let burst_ns = match burst {
+            0 => 1_000_000_000,
+            frames => interval_ns as u64 * frames as u64,
+        };
+        StormRate {
+            interval_ns,
+            burst_ns,
+        }
     }
 }
 
@@ -141,4 +163,4 @@ pub struct StormState {
 }
 
 crate::pod!(PortConf, StormState);
-const _: () = assert!(size_of::<PortConf>() == 48, "no padding");
+const _: () = assert!(size_of::<PortConf>() == 60, "no padding");

@@ -1,5 +1,7 @@
 //! A rate limit in one word: the generic cell rate algorithm (ITU-T I.371, annex A).
 
+use vnet_common::StormRate;
+
 /// How far ahead of its rate a limit may run: one second's worth arrives at once.
 pub const BURST_NS: u64 = 1_000_000_000;
 
@@ -16,6 +18,14 @@ pub const fn take(next_ns: u64, now_ns: u64, interval_ns: u32, count: u32) -> Op
         (interval_ns as u64).wrapping_mul(count as u64),
         BURST_NS,
     )
+}
+
+/// Takes `packets` frames at `now_ns` from a port's limit, as [`take`].
+#[inline(always)]
+#[must_use]
+pub const fn take_storm(next_ns: u64, now_ns: u64, rate: StormRate, packets: u32) -> Option<u64> {
+    let ns = (rate.interval_ns as u64).wrapping_mul(packets as u64);
+    take_ns(next_ns, now_ns, ns, rate.burst_ns)
 }
 
 /// Takes `ns` of a limit's time at `now_ns`; `burst_ns` of it may be used up at once.

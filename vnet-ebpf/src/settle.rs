@@ -1,6 +1,6 @@
 //! Books a plan: counters, learned addresses, limits, events. Changes no packet.
 
-use vnet_common::{DropReason, Event, EventKind, FdbKey, NO_SLOT, StormKind};
+use vnet_common::{DropReason, Event, EventKind, FdbKey, NO_SLOT, StormKind, StormRate};
 
 use crate::{
     decide::{Fate, Plan, Source, Verdict},
@@ -92,10 +92,10 @@ fn within_storm_limit<T: Effects + ?Sized>(
     tables: &T,
 ) -> bool {
     let slot = plan.port.slot;
-    let interval_ns = tables
+    let rate = tables
         .port(plan.generation, slot)
-        .map_or(0, |port| port.storm_interval(kind));
-    if interval_ns == 0 || tables.storm_take(slot, kind, interval_ns, packets) {
+        .map_or(StormRate::default(), |port| port.storm_rate(kind));
+    if rate.interval_ns == 0 || tables.storm_take(slot, kind, rate, packets) {
         return true;
     }
     tables.report(&Event {

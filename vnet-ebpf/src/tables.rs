@@ -4,7 +4,7 @@
 
 use vnet_common::{
     Addr, DropReason, Event, FdbEntry, FdbKey, LearnedIp, LearnedIpKey, Mac, Member, NO_SLOT,
-    PortConf, SegmentConf, SourceKey, StormKind, SwitchConf, port::PORT_LEARN_IPS,
+    PortConf, SegmentConf, SourceKey, StormKind, StormRate, SwitchConf, port::PORT_LEARN_IPS,
     switch::SWITCH_LEARNS,
 };
 
@@ -114,7 +114,7 @@ pub trait Effects: Tables {
     /// Counts a dropped frame.
     fn count_drop(&self, slot: u16, reason: DropReason, packets: u32);
     /// Takes from a port's storm limit; false when it is exceeded.
-    fn storm_take(&self, slot: u16, kind: StormKind, interval_ns: u32, packets: u32) -> bool;
+    fn storm_take(&self, slot: u16, kind: StormKind, rate: StormRate, packets: u32) -> bool;
     /// Learns that `key` is behind `port` or refreshes it, under the table's and the port's limit.
     fn fdb_learn(&self, key: FdbKey, port: &PortConf, conf: &SwitchConf, now_s: u32) -> Learned;
     /// Refreshes a known address without a lock.

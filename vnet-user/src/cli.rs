@@ -397,9 +397,10 @@ pub struct PortOptions {
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true,
           default_missing_value = "on", value_parser = parse_switch_word)]
     pub isolated: Option<bool>,
-    /// A limit of frames a second: KIND is broadcast, multicast or unknown-unicast, of what is
-    /// flooded, or arp or nd; none empties the list, so that the settings storm.* apply
-    #[arg(long, value_name = "KIND=PPS|off", value_parser = parse_or_none::<StormEntry>)]
+    /// A limit of frames a second, of which BURST may come at once, else one second's worth: KIND is
+    /// broadcast, multicast or unknown-unicast, of what is flooded, or arp or nd; none empties the
+    /// list, so that the settings storm.* apply
+    #[arg(long, value_name = "KIND=PPS[/BURST]|off", value_parser = parse_or_none::<StormEntry>)]
     pub storm: Vec<OrNone<StormEntry>>,
 }
 
@@ -583,7 +584,7 @@ impl std::str::FromStr for StormEntry {
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, limit) = text
             .split_once('=')
-            .ok_or_else(|| format!("{text:?} is not KIND=PPS or KIND=off"))?;
+            .ok_or_else(|| format!("{text:?} is not KIND=PPS[/BURST] or KIND=off"))?;
         let kind = match kind {
             "broadcast" => StormKind::Broadcast,
             "multicast" => StormKind::Multicast,
@@ -744,11 +745,18 @@ mod tests {
         let entry: StormEntry = "unknown-unicast=off".parse().unwrap();
         assert_eq!(entry.kind, StormKind::UnknownUnicast);
         assert_eq!(entry.limit, StormLimit::Off);
+        let entry: StormEntry = "arp=50/10".parse().unwrap();
+        assert_eq!(entry.limit.to_string(), "50/10");
         for bad in [
             "broadcast",
             "broadcast=0",
             "unknown_unicast=1",
             "multicast=on",
+            "arp=5/",
+            "arp=5/0",
+            "arp=/5",
+            "arp=5/65536",
+            "arp=off/5",
         ] {
             assert!(bad.parse::<StormEntry>().is_err(), "{bad}");
         }

@@ -23,7 +23,7 @@ use vnet_common::{
     },
 };
 
-use crate::config::{Config, DEFAULT_NETWORK, StormLimit};
+use crate::config::{Config, DEFAULT_NETWORK};
 use crate::error::Error;
 use crate::gateway::{SwitchPort, switch_ports};
 use crate::host::Address;
@@ -428,6 +428,16 @@ fn add_port(
         .copied()
         .unwrap_or(NO_SEGMENT);
     let storm = port.storm.over(config.settings.storm);
+    // Uplinks and the host flood what their whole network sends: limits are for VMs, unless the port
+    // itself has one.
+    let storm = [
+        (storm.broadcast, port.storm.broadcast.is_some()),
+        (storm.multicast, port.storm.multicast.is_some()),
+        (storm.unknown_unicast, port.storm.unknown_unicast.is_some()),
+        (storm.arp, port.storm.arp.is_some()),
+        (storm.nd, port.storm.nd.is_some()),
+    ]
+    .map(|(limit, own)| limit.rate().filter(|_| role == Role::Vm || own));
     let conf = PortConf {
         ifindex: interface.ifindex,
         kind: match role {
@@ -437,19 +447,8 @@ fn add_port(
         },
         flags,
         max_macs: config.max_macs(port, &facts.switch),
-        // Uplinks and the host flood what their whole network sends: limits are for VMs, unless
-        // the port itself has one.
-        storm_interval_ns: [
-            (storm.broadcast, port.storm.broadcast.is_some()),
-            (storm.multicast, port.storm.multicast.is_some()),
-            (storm.unknown_unicast, port.storm.unknown_unicast.is_some()),
-            (storm.arp, port.storm.arp.is_some()),
-            (storm.nd, port.storm.nd.is_some()),
-        ]
-        .map(|(limit, own)| match limit {
-            StormLimit::Pps(pps) if role == Role::Vm || own => 1_000_000_000 / pps.max(1),
-            _ => 0,
-        }),
+        storm_interval_ns: storm.map(|rate| rate.map_or(0, |rate| 1_000_000_000 / rate.pps.max(1))),
+        storm_burst: storm.map(|rate| rate.and_then(|rate| rate.burst).unwrap_or(0)),
         slot,
         peer_slot: if outside {
             host_slot
@@ -471,6 +470,7 @@ fn add_port(
         },
         native_segment,
         mac: interface.mac,
+        reserved: 0,
     };
     let device_slot = (port.uplink && interface.member)
         .then_some(conf.peer_slot)
@@ -489,6 +489,7 @@ fn add_port(
             flags: flags & PORT_ACCESS,
             max_macs: 0,
             storm_interval_ns: [0; STORM_KINDS],
+            storm_burst: [0; STORM_KINDS],
             slot: host_slot,
             peer_slot: slot,
             ..conf

@@ -2,7 +2,7 @@
 
 use vnet_common::{
     DropReason, Event, FdbBucket, FdbKey, LearnedIp, LearnedIpKey, PortConf, PortCounters,
-    StormKind, SwitchConf, event::EVENT_INTERVAL_NS,
+    StormKind, StormRate, SwitchConf, event::EVENT_INTERVAL_NS,
 };
 use vnet_ebpf::{
     decide::Plan,
@@ -57,13 +57,13 @@ impl Effects for Machine {
         }
     }
 
-    fn storm_take(&self, slot: u16, kind: StormKind, interval_ns: u32, packets: u32) -> bool {
+    fn storm_take(&self, slot: u16, kind: StormKind, rate: StormRate, packets: u32) -> bool {
         let mut storms = self.storms.borrow_mut();
         let Some(state) = storms.get_mut(usize::from(slot)) else {
             return true;
         };
         let next_ns = &mut state.next_ns[kind as usize];
-        match rate::take(*next_ns, self.now_ns.get(), interval_ns, packets) {
+        match rate::take_storm(*next_ns, self.now_ns.get(), rate, packets) {
             Some(next) => {
                 *next_ns = next;
                 true

@@ -82,7 +82,7 @@ fn attachment() -> impl Strategy<Value = Attachment> {
 
 fn storm() -> impl Strategy<Value = StormOverrides> {
     let limit = || {
-        let limits = vec![StormLimit::Off, StormLimit::Pps(1), StormLimit::Pps(3)];
+        let limits = vec![StormLimit::Off, StormLimit::pps(1), "3/2".parse().unwrap()];
         option::weighted(0.3, select(limits))
     };
     (limit(), limit(), limit(), limit(), limit()).prop_map(

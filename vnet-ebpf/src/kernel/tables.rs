@@ -13,7 +13,7 @@ use aya_ebpf::{
 use vnet_common::{
     Addr, DropReason, Event, FdbBucket, FdbEntry, FdbKey, LearnedIp, LearnedIpKey, Mac, MacDenyKey,
     Member, NO_SLOT, NatMatchKey, PortConf, PortCounters, PortIpKey, PortMacKey, PortSegmentKey,
-    PortTagKey, SEGMENTS, SegmentConf, SourceKey, StormKind, SwitchConf,
+    PortTagKey, SEGMENTS, SegmentConf, SourceKey, StormKind, StormRate, SwitchConf,
     event::EVENT_INTERVAL_NS,
     nat::{NAT_MATCH_BITS, NatMatch},
     port::STORM_KINDS,
@@ -294,7 +294,7 @@ impl Effects for Kernel {
     }
 
     #[inline(always)]
-    fn storm_take(&self, slot: u16, kind: StormKind, interval_ns: u32, packets: u32) -> bool {
+    fn storm_take(&self, slot: u16, kind: StormKind, rate: StormRate, packets: u32) -> bool {
         let Some(state) = STORM_STATE.get_ptr_mut(u32::from(slot)) else {
             return true;
         };
@@ -307,7 +307,7 @@ impl Effects for Kernel {
         // the limit then lets a frame a CPU too many pass, which is no harm worth a lock.
         unsafe {
             let next_ns = (&raw mut (*state).next_ns).cast::<u64>().add(kind);
-            match rate::take(*next_ns, self.now_ns(), interval_ns, packets) {
+            match rate::take_storm(*next_ns, self.now_ns(), rate, packets) {
                 Some(next) => {
                     *next_ns = next;
                     true

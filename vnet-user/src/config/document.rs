@@ -497,7 +497,7 @@ ip = ["10.0.0.2", "fd00::2", "learn"]
 guard = "strict"
 isolated = true
 groups = ["web", "inside.1"]
-storm = { broadcast = 100, unknown_unicast = "off" }
+storm = { broadcast = 100, unknown_unicast = "off", arp = "50/10" }
 
 [[port]]
 name = "tap1"

@@ -58,7 +58,7 @@ pub use profile::{Match, Pattern, Profile};
 pub use settings::{Assignment, MssClamp, SETTING_KEYS, SettingKey, SettingValue, Settings};
 pub use source::{DOCUMENT_MAX, Source};
 pub use store::{Edited, Lock, Store};
-pub use storm::{StormLimit, StormLimits, StormOverrides};
+pub use storm::{FrameRate, StormLimit, StormLimits, StormOverrides};
 pub use timeouts::TimeoutPreset;
 pub use validate::MAX_MACS_LIMIT;
 

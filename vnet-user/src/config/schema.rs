@@ -47,8 +47,11 @@ spelled!(Pattern, "Pattern", {
     "description": "A text with wildcards: * for any letters, ? for one, [abc] and [0-9] for one of them.",
 });
 spelled!(StormLimit, "StormLimit", {
-    "description": "Frames a second, or \"off\".",
-    "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 10_000_000 }, { "const": "off" }],
+    "description": "Frames a second, \"PPS/BURST\" with the frames that may come at once, or \"off\".",
+    "anyOf": [
+        { "type": "integer", "minimum": 1, "maximum": 10_000_000 },
+        { "type": "string", "pattern": "^(off|[1-9][0-9]{0,7}(/[1-9][0-9]{0,4})?)$" },
+    ],
 });
 spelled!(MssClamp, "MssClamp", {
     "description": "TCP's maximum segment size in bytes, \"auto\" to fit the MTU, or \"off\".",

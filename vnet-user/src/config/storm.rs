@@ -10,24 +10,52 @@ use vnet_common::StormKind;
 /// Frames a second that a limit may allow.
 pub const STORM_PPS: RangeInclusive<u32> = 1..=10_000_000;
 
-/// How many flooded frames of one kind a port may send. As text: a number of frames a second, or
-/// `off`.
+/// How many frames of one kind a port may send. As text: a number of frames a second, with `/` and a
+/// number of frames that may come at once where that is not one second's worth; or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StormLimit {
     /// No limit.
     Off,
-    /// At most this many frames a second ([`STORM_PPS`]).
-    Pps(u32),
+    /// At most so many.
+    Rate(FrameRate),
+}
+
+/// A storm limit that is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRate {
+    /// Frames a second ([`STORM_PPS`]).
+    pub pps: u32,
+    /// Frames that may come at once, at least one; `None` is one second's worth.
+    pub burst: Option<u16>,
 }
 
 impl StormLimit {
+    /// So many frames a second, of which one second's worth may come at once.
+    #[must_use]
+    pub const fn pps(pps: u32) -> Self {
+        Self::Rate(FrameRate { pps, burst: None })
+    }
+
+    /// The limit, if there is one.
+    #[must_use]
+    pub const fn rate(self) -> Option<FrameRate> {
+        match self {
+            Self::Off => None,
+            Self::Rate(rate) => Some(rate),
+        }
+    }
+
     /// Why this cannot be a limit.
     pub fn check(self) -> Result<(), String> {
-        match self {
-            Self::Pps(pps) if !STORM_PPS.contains(&pps) => Err(format!(
-                "{pps} is not a storm limit: use {} to {} frames a second, or off",
+        match self.rate() {
+            Some(rate) if !STORM_PPS.contains(&rate.pps) => Err(format!(
+                "{self} is not a storm limit: use {} to {} frames a second, or off",
                 STORM_PPS.start(),
                 STORM_PPS.end()
+            )),
+            Some(FrameRate { burst: Some(0), .. }) => Err(format!(
+                "{self} is not a storm limit: use 1 to {} frames at once",
+                u16::MAX
             )),
             _ => Ok(()),
         }
@@ -38,7 +66,11 @@ impl fmt::Display for StormLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Off => f.write_str("off"),
-            Self::Pps(pps) => pps.fmt(f),
+            Self::Rate(FrameRate { pps, burst: None }) => pps.fmt(f),
+            Self::Rate(FrameRate {
+                pps,
+                burst: Some(burst),
+            }) => write!(f, "{pps}/{burst}"),
         }
     }
 }
@@ -50,9 +82,20 @@ impl FromStr for StormLimit {
         if text == "off" {
             return Ok(Self::Off);
         }
-        let limit = text.parse().map(Self::Pps).map_err(|_| {
+        let (pps, burst) = match text.split_once('/') {
+            Some((pps, burst)) => (pps, Some(burst)),
+            None => (text, None),
+        };
+        let burst = burst.map(str::parse).transpose().map_err(|_| {
+            format!(
+                "{text:?} is not a storm limit: use 1 to {} frames at once",
+                u16::MAX
+            )
+        })?;
+        let pps = pps.parse().map_err(|_| {
             format!("{text:?} is not a storm limit: use a number of frames a second, or off")
         })?;
+        let limit = Self::Rate(FrameRate { pps, burst });
         limit.check().map(|()| limit)
     }
 }
@@ -60,8 +103,8 @@ impl FromStr for StormLimit {
 impl Serialize for StormLimit {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Off => serializer.serialize_str("off"),
-            Self::Pps(pps) => serializer.serialize_u32(*pps),
+            Self::Rate(FrameRate { pps, burst: None }) => serializer.serialize_u32(*pps),
+            Self::Off | Self::Rate(_) => serializer.collect_str(self),
         }
     }
 }
@@ -74,26 +117,23 @@ impl<'de> Deserialize<'de> for StormLimit {
             type Value = StormLimit;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number of frames a second, or \"off\"")
+                f.write_str("a number of frames a second, \"PPS/BURST\", or \"off\"")
             }
 
             fn visit_i64<E: de::Error>(self, pps: i64) -> Result<StormLimit, E> {
                 u32::try_from(pps)
-                    .map(StormLimit::Pps)
+                    .map(StormLimit::pps)
                     .map_err(|_| E::invalid_value(de::Unexpected::Signed(pps), &self))
             }
 
             fn visit_u64<E: de::Error>(self, pps: u64) -> Result<StormLimit, E> {
                 u32::try_from(pps)
-                    .map(StormLimit::Pps)
+                    .map(StormLimit::pps)
                     .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(pps), &self))
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<StormLimit, E> {
-                match text {
-                    "off" => Ok(StormLimit::Off),
-                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
-                }
+                text.parse().map_err(E::custom)
             }
         }
 

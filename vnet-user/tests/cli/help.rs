@@ -130,28 +130,29 @@ fn options_of_port() {
       <IFACE>  The interface; it may come later
 
     Options:
-          --uplink                A physical network is behind it, not a virtual machine
-          --network <NAME>        The one network it carries, untagged [default: the network default; on
-                                  an uplink also every network that has a VLAN id]
-          --trunk <NAME[=VID]>    The networks it carries, tagged with their VLAN id or with VID on this
-                                  port only; none empties the list
-          --native <NAME>         The trunk's network that goes untagged; without it untagged frames are
-                                  dropped
-          --mac <MAC|auto>        A MAC address that may send, auto to have one made and printed;
-                                  without any, every address may; none empties the list
-          --ip <IP|learn>         An IP address that may send, learn for those that DHCP leases it;
-                                  without any, every address may; none empties the list
-          --max-macs <N>          Most addresses learned here, 0 is no limit; default is the setting
-                                  max_macs
-          --guard <GUARD>         What else is checked of what it sends [possible values: default,
-                                  strict, none]
-          --isolated[=<on|off>]   Keep it apart from other VMs' ports: it reaches uplinks, gateways and
-                                  the host alone
-          --storm <KIND=PPS|off>  A limit of frames a second: KIND is broadcast, multicast or
-                                  unknown-unicast, of what is flooded, or arp or nd; none empties the
-                                  list, so that the settings storm.* apply
-          --may-exist             Change nothing and succeed if it is there already
-      -h, --help                  Print help (see more with '--help')
+          --uplink                        A physical network is behind it, not a virtual machine
+          --network <NAME>                The one network it carries, untagged [default: the network
+                                          default; on an uplink also every network that has a VLAN id]
+          --trunk <NAME[=VID]>            The networks it carries, tagged with their VLAN id or with VID
+                                          on this port only; none empties the list
+          --native <NAME>                 The trunk's network that goes untagged; without it untagged
+                                          frames are dropped
+          --mac <MAC|auto>                A MAC address that may send, auto to have one made and
+                                          printed; without any, every address may; none empties the list
+          --ip <IP|learn>                 An IP address that may send, learn for those that DHCP leases
+                                          it; without any, every address may; none empties the list
+          --max-macs <N>                  Most addresses learned here, 0 is no limit; default is the
+                                          setting max_macs
+          --guard <GUARD>                 What else is checked of what it sends [possible values:
+                                          default, strict, none]
+          --isolated[=<on|off>]           Keep it apart from other VMs' ports: it reaches uplinks,
+                                          gateways and the host alone
+          --storm <KIND=PPS[/BURST]|off>  A limit of frames a second, of which BURST may come at once,
+                                          else one second's worth: KIND is broadcast, multicast or
+                                          unknown-unicast, of what is flooded, or arp or nd; none
+                                          empties the list, so that the settings storm.* apply
+          --may-exist                     Change nothing and succeed if it is there already
+      -h, --help                          Print help (see more with '--help')
     ");
     insta::assert_snapshot!(own_part(&Switch::new().ok("port set -h")), @"
     Change a port: what is not named stays, a list replaces the whole list
@@ -162,27 +163,28 @@ fn options_of_port() {
       <IFACE>  The port
 
     Options:
-          --uplink                A physical network is behind it, not a virtual machine
-          --network <NAME>        The one network it carries, untagged [default: the network default; on
-                                  an uplink also every network that has a VLAN id]
-          --trunk <NAME[=VID]>    The networks it carries, tagged with their VLAN id or with VID on this
-                                  port only; none empties the list
-          --native <NAME>         The trunk's network that goes untagged; without it untagged frames are
-                                  dropped
-          --mac <MAC|auto>        A MAC address that may send, auto to have one made and printed;
-                                  without any, every address may; none empties the list
-          --ip <IP|learn>         An IP address that may send, learn for those that DHCP leases it;
-                                  without any, every address may; none empties the list
-          --max-macs <N>          Most addresses learned here, 0 is no limit; default is the setting
-                                  max_macs
-          --guard <GUARD>         What else is checked of what it sends [possible values: default,
-                                  strict, none]
-          --isolated[=<on|off>]   Keep it apart from other VMs' ports: it reaches uplinks, gateways and
-                                  the host alone
-          --storm <KIND=PPS|off>  A limit of frames a second: KIND is broadcast, multicast or
-                                  unknown-unicast, of what is flooded, or arp or nd; none empties the
-                                  list, so that the settings storm.* apply
-      -h, --help                  Print help (see more with '--help')
+          --uplink                        A physical network is behind it, not a virtual machine
+          --network <NAME>                The one network it carries, untagged [default: the network
+                                          default; on an uplink also every network that has a VLAN id]
+          --trunk <NAME[=VID]>            The networks it carries, tagged with their VLAN id or with VID
+                                          on this port only; none empties the list
+          --native <NAME>                 The trunk's network that goes untagged; without it untagged
+                                          frames are dropped
+          --mac <MAC|auto>                A MAC address that may send, auto to have one made and
+                                          printed; without any, every address may; none empties the list
+          --ip <IP|learn>                 An IP address that may send, learn for those that DHCP leases
+                                          it; without any, every address may; none empties the list
+          --max-macs <N>                  Most addresses learned here, 0 is no limit; default is the
+                                          setting max_macs
+          --guard <GUARD>                 What else is checked of what it sends [possible values:
+                                          default, strict, none]
+          --isolated[=<on|off>]           Keep it apart from other VMs' ports: it reaches uplinks,
+                                          gateways and the host alone
+          --storm <KIND=PPS[/BURST]|off>  A limit of frames a second, of which BURST may come at once,
+                                          else one second's worth: KIND is broadcast, multicast or
+                                          unknown-unicast, of what is flooded, or arp or nd; none
+                                          empties the list, so that the settings storm.* apply
+      -h, --help                          Print help (see more with '--help')
     ");
     insta::assert_snapshot!(own_part(&Switch::new().ok("port del -h")), @"
     Take an interface out of the switch

@@ -187,13 +187,13 @@ fn refusals_of_add() {
 
     For more information, try '--help'.
     $ port add tap2 --storm broadcast=0
-    2: error: invalid value 'broadcast=0' for '--storm <KIND=PPS|off>': 0 is not a storm limit: use 1 to 10000000 frames a second, or off
+    2: error: invalid value 'broadcast=0' for '--storm <KIND=PPS[/BURST]|off>': 0 is not a storm limit: use 1 to 10000000 frames a second, or off
 
     For more information, try '--help'.
     $ port add tap2 --storm broadcast=1 --storm broadcast=2
     2: error: adding the port tap2: --storm names one kind twice
     $ port add tap2 --storm flood=1
-    2: error: invalid value 'flood=1' for '--storm <KIND=PPS|off>': "flood" is no kind of storm: use broadcast, multicast, unknown-unicast, arp or nd
+    2: error: invalid value 'flood=1' for '--storm <KIND=PPS[/BURST]|off>': "flood" is no kind of storm: use broadcast, multicast, unknown-unicast, arp or nd
 
     For more information, try '--help'.
     $ port add tap2 --network green

@@ -163,7 +163,7 @@ fn a_new_port_comes_after_the_others() {
     let port = Port {
         attachment: Attachment::Access("blue".into()),
         storm: StormOverrides {
-            broadcast: Some(StormLimit::Pps(5)),
+            broadcast: Some(StormLimit::pps(5)),
             ..StormOverrides::default()
         },
         ..Port::new("tap1")
@@ -618,7 +618,7 @@ fn any_storm() -> impl Strategy<Value = StormOverrides> {
     let limit = || {
         prop::option::of(prop_oneof![
             Just(StormLimit::Off),
-            (1_u32..9).prop_map(StormLimit::Pps)
+            (1_u32..9).prop_map(StormLimit::pps)
         ])
     };
     (limit(), limit(), limit(), limit(), limit()).prop_map(
