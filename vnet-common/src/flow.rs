@@ -72,6 +72,8 @@ impl FlowKey {
 pub const KEY_ROUTED: u8 = 0;
 /// `kind` of a key: packets that stay in their segment, between ports of which one is in security groups.
 pub const KEY_BRIDGED: u8 = 1;
+/// `kind` of a fragmented packet's key: it is flooded, and has no flow.
+pub const KEY_FLOODED: u8 = 2;
 
 /// How far a connection is.
 #[repr(u8)]

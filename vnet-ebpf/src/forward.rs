@@ -138,8 +138,10 @@ pub struct Flood {
     unknown_unicast: bool,
     guarded: bool,
     l3_len: u32,
-    len: u32,
-    packets: u32,
+    /// Bytes of the frame as it came.
+    pub len: u32,
+    /// Frames that it stands for.
+    pub packets: u32,
     /// The tag that the frame has at this moment.
     tag: Tag,
     /// An edit failed, and which tag the frame has is not known: it goes nowhere any more.

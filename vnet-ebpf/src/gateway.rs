@@ -96,17 +96,18 @@ pub struct FragmentKey {
     pub segment: u16,
     /// IP protocol number.
     pub proto: u8,
-    /// As in [`FlowKey`].
+    /// As in [`FlowKey`], or [`KEY_FLOODED`](vnet_common::flow::KEY_FLOODED).
     pub kind: u8,
 }
 
-/// The flow that a fragmented packet belongs to, a value of the map `fragments`.
+/// What the first fragment of a packet says of the later ones, a value of the map `fragments`: the flow
+/// that it belongs to; of one that is flooded, what the members' groups are asked.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fragment {
-    /// Index of the entry.
+    /// Index of the entry; of one that is flooded, as in [`Search::what`].
     pub index: u32,
-    /// Its tag, which tells whether it is still the same flow.
+    /// Its tag, which tells whether it is still the same flow; of one that is flooded zero.
     pub tag: u32,
     /// When the first fragment came, in seconds of CLOCK_MONOTONIC.
     pub seen_s: u32,

@@ -7,8 +7,8 @@ use std::{
 };
 
 use vnet_common::{
-    Addr, Ban, BanPorts, BanRule, Binding, BindingKey, Contact, ContactKey, FlowEntry, FlowKey,
-    FlowTags, HostPort, NatCounters, NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey,
+    Addr, Ban, BanPorts, BanRule, Binding, BindingKey, Contact, ContactKey, Event, FlowEntry,
+    FlowKey, FlowTags, HostPort, NatCounters, NatMatchKey, NatRule, PolicyCounters, PolicyMatchKey,
     PolicyNode, PolicyRange, PortGroups, SourceKey,
     flow::{FLOW_BUCKET, FlowCounters},
     nat::NAT_RULES,
@@ -585,8 +585,7 @@ impl Gateway for Machine {
     fn member_admits(&self, flood: &Flood, slot: u16) -> bool {
         // SAFETY: integers and an enum, all of which may be zero.
         let mut search = unsafe { MaybeUninit::<Search>::zeroed().assume_init() };
-        let generation = flood.generation();
-        flood::admits(&flood.question, generation, slot, &mut search, self)
+        flood::admits(flood, slot, &mut search, &mut Event::default(), self)
     }
 
     fn flow_rule(&self, index: u32) -> Option<*mut u16> {

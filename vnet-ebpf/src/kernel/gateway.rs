@@ -875,8 +875,8 @@ impl Gateway for Kernel {
             return false;
         };
         // SAFETY: this CPU's own, and nobody else's while a flood is under way.
-        let search = unsafe { &mut (*work).policy };
-        admits(&flood.question, flood.generation(), slot, search, self)
+        let Work { policy, event, .. } = unsafe { &mut *work };
+        admits(flood, slot, policy, event, self)
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ use crate::{
     flow::table::{NO_FLOW, tag_of},
     gateway::{FRAGMENT_S, Fragment, FragmentKey, Gateway, RouteKind, Work},
     gso,
-    ip::{self, IPV6, Icmp, Part},
+    ip::{self, IPV6, Icmp, Ip, Part},
     meta::Meta,
     policy::polices,
     window::Window,
@@ -314,7 +314,7 @@ pub fn check_way<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
 /// Notes the flow at `work.index` for the later fragments of the packet.
 #[inline(always)]
 pub fn put_fragment<G: Gateway + ?Sized>(work: &Work, gateway: &G) {
-    let key = fragment_key(work);
+    let key = fragment_key(&work.ip, work.ip.key.kind);
     let fragment = Fragment {
         index: work.index,
         tag: tag_of(gateway, work.index),
@@ -323,22 +323,23 @@ pub fn put_fragment<G: Gateway + ?Sized>(work: &Work, gateway: &G) {
     gateway.fragment_put(&key, &fragment);
 }
 
+/// The key of a fragmented packet.
 #[inline(always)]
-fn fragment_key(work: &Work) -> FragmentKey {
+pub const fn fragment_key(ip: &Ip, kind: u8) -> FragmentKey {
     FragmentKey {
-        src: work.ip.key.src,
-        dst: work.ip.key.dst,
-        id: work.ip.id,
-        segment: work.ip.key.segment,
-        proto: work.ip.key.proto,
-        kind: work.ip.key.kind,
+        src: ip.key.src,
+        dst: ip.key.dst,
+        id: ip.id,
+        segment: ip.key.segment,
+        proto: ip.key.proto,
+        kind,
     }
 }
 
 /// The flow that a later fragment's first one belonged to.
 #[inline(always)]
 pub fn later_fragment<G: Gateway + ?Sized>(work: &mut Work, gateway: &G) -> Outcome {
-    let key = fragment_key(work);
+    let key = fragment_key(&work.ip, work.ip.key.kind);
     match gateway.fragment_find(&key) {
         Some(fragment)
             if gateway.now_s().saturating_sub(fragment.seen_s) <= FRAGMENT_S

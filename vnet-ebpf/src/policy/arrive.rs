@@ -8,7 +8,8 @@ use vnet_common::{
 
 use super::{
     ARP, RARP, exempt,
-    judge::{load, store_rules},
+    flood::of_first,
+    judge::{count_once, load, store_rules},
 };
 use crate::{
     bytes::zero,
@@ -85,6 +86,7 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
         return outcome;
     }
     if !work.keeps_flow {
+        count_once(work, gateway);
         return Outcome::STACK;
     }
     let rate = gateway.step(Step::Rate, work, plan, window);
@@ -184,7 +186,10 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         && !exempt.out
         && !exempt.into;
     if matches!(work.ip.part, Part::Later) {
-        return if later_fragment(work, gateway) == Outcome::FRAGMENT {
+        let is_flooded = is_group(plan.frame.dst);
+        return if is_flooded && of_first(&work.ip, gateway).is_some()
+            || later_fragment(work, gateway) == Outcome::FRAGMENT
+        {
             Outcome::STACK
         } else {
             Outcome::drop(DropReason::PolicyFragment)

@@ -3,17 +3,20 @@
 use core::ptr;
 
 use vnet_common::{
-    Addr, FlowKey, NO_SLOT, PolicyVerdict, PortGroups, PortKind,
-    flow::{KEY_BRIDGED, KEY_ROUTED},
+    Event, EventKind, FlowKey, NO_SLOT, PolicyVerdict, PortGroups, PortKind,
+    flow::{KEY_BRIDGED, KEY_FLOODED, KEY_ROUTED},
     policy::NOT_IP,
 };
 
 use super::{ARP, RARP, exempt, search::Search};
 use crate::{
+    bytes::zero,
     decide::{Plan, is_stack},
     flow::{state::is_stale, table::NO_FLOW},
-    gateway::Gateway,
+    forward::Flood,
+    gateway::{FRAGMENT_S, Fragment, Gateway},
     ip::{IPV4, IPV6, Ip, Part, has_service_ports, read},
+    nat::arrive::fragment_key,
     window::Window,
 };
 
@@ -21,8 +24,8 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// The sender's address.
-    pub remote: Addr,
+    /// The packet's addresses and ports; zeroes of what is not IP.
+    pub key: FlowKey,
     /// As in [`Search::what`].
     pub what: u32,
     /// The groups of the sender's port.
@@ -43,7 +46,15 @@ pub const DROP: u16 = 2;
 impl Question {
     /// Nobody is asked.
     pub const NONE: Self = Self {
-        remote: [0; 16],
+        key: FlowKey {
+            src: [0; 16],
+            dst: [0; 16],
+            sport: 0,
+            dport: 0,
+            segment: 0,
+            proto: 0,
+            kind: 0,
+        },
         what: 0,
         remote_groups: PortGroups { groups: [0; 8] },
         known: NO_SLOT,
@@ -88,21 +99,36 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
         question.mode = PASS;
         return;
     }
-    if matches!(ip.part, Part::Later) {
-        question.mode = DROP;
-        return;
-    }
     ip.key.segment = plan.segment;
     ip.key.kind = KEY_BRIDGED;
-    let port = if has_service_ports(ip.key.proto) {
-        ip.key.dport
+    question.key = ip.key;
+    if matches!(ip.part, Part::Later) {
+        // Its ports are those of the first, which went the same way.
+        match of_first(ip, gateway) {
+            Some(what) => question.what = what,
+            None => {
+                question.mode = DROP;
+                return;
+            }
+        }
     } else {
-        0
-    };
-    question.what = u32::from(ip.key.proto) << 16 | u32::from(port);
-    question.remote = ip.key.src;
-    question.known = known(&mut ip.key, plan, gateway);
-    let owner = gateway.ip_owner(plan.generation, plan.segment, &question.remote);
+        let port = if has_service_ports(ip.key.proto) {
+            ip.key.dport
+        } else {
+            0
+        };
+        question.what = u32::from(ip.key.proto) << 16 | u32::from(port);
+        if matches!(ip.part, Part::First) {
+            let fragment = Fragment {
+                index: question.what,
+                tag: 0,
+                seen_s: gateway.now_s(),
+            };
+            gateway.fragment_put(&fragment_key(ip, KEY_FLOODED), &fragment);
+        }
+        question.known = known(&mut ip.key, plan, gateway);
+    }
+    let owner = gateway.ip_owner(plan.generation, plan.segment, &question.key.src);
     let here =
         owner == plan.port.slot || !matches!(plan.port.kind, PortKind::Vm | PortKind::Uplink);
     if owner != NO_SLOT
@@ -111,6 +137,14 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
     {
         question.remote_groups = *groups;
     }
+}
+
+/// What the groups were asked about the first fragment of a packet that was flooded, which the sender's let
+/// through; `None` when there was none.
+#[inline(always)]
+pub fn of_first<G: Gateway + ?Sized>(ip: &Ip, gateway: &G) -> Option<u32> {
+    let fragment = gateway.fragment_find(&fragment_key(ip, KEY_FLOODED))?;
+    (gateway.now_s().saturating_sub(fragment.seen_s) <= FRAGMENT_S).then_some(fragment.index)
 }
 
 /// The member that the frame's flow goes to, when it has one that was judged by the rules in force.
@@ -159,27 +193,55 @@ fn known<G: Gateway + ?Sized>(key: &mut FlowKey, plan: &Plan, gateway: &G) -> u1
     }
 }
 
-/// Whether the member in `slot`, which is in groups, takes the frame.
+/// Whether the member in `slot`, which is in groups, takes the frame, which counts for the rule that says
+/// so: it has no flow. `search` and `event` are scratch space.
 #[inline(always)]
 pub fn admits<G: Gateway + ?Sized>(
-    question: &Question,
-    generation: u32,
+    flood: &Flood,
     slot: u16,
     search: &mut Search,
+    event: &mut Event,
     gateway: &G,
 ) -> bool {
+    let question = &flood.question;
     if question.mode == PASS || question.known == slot {
         return true;
     }
     if question.mode == DROP {
         return false;
     }
-    search.remote = question.remote;
+    search.remote = question.key.src;
     search.what = question.what;
     search.remote_groups = question.remote_groups;
     search.slot = slot;
     search.out = 0;
-    search.generation = generation;
+    search.generation = flood.generation();
     gateway.judge_port(search);
+    if search.rule() != 0 {
+        tell(flood, search, event, gateway);
+    }
     matches!(search.verdict, PolicyVerdict::Allow)
+}
+
+/// Counts the frame for the rule that was found for a member, and reports it where the rule says so. A
+/// function of its own, for the sake of a program's stack.
+#[inline(never)]
+fn tell<G: Gateway + ?Sized>(flood: &Flood, search: &Search, event: &mut Event, gateway: &G) {
+    let rule = search.rule();
+    gateway.count_policy(rule, u64::from(flood.packets), u64::from(flood.len), 0);
+    if search.log == 0 {
+        return;
+    }
+    let key = &flood.question.key;
+    zero(event);
+    event.time_ns = gateway.now_ns();
+    event.kind = EventKind::PolicyRule as u32;
+    event.slot = search.slot;
+    event.segment = key.segment;
+    event.flow = *key;
+    event.nat_addr = key.dst;
+    event.nat_port = key.dport;
+    event.rule = rule;
+    event.reason = search.verdict as u32;
+    gateway.report(event);
 }

@@ -204,6 +204,17 @@ pub fn keep<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> O
     Outcome::GO_ON
 }
 
+/// Counts a packet that has no flow for the rules that let it through.
+#[inline(always)]
+pub fn count_once<G: Gateway + ?Sized>(work: &Work, gateway: &G) {
+    let (packets, bytes) = (u64::from(work.meta.packets()), u64::from(work.meta.len));
+    for rule in [work.rules.out_rule, work.rules.in_rule] {
+        if rule != 0 {
+            gateway.count_policy(rule, packets, bytes, 0);
+        }
+    }
+}
+
 /// Notes the rules that let the connection through whose first entry is at `work.first`.
 #[inline(always)]
 pub fn store_rules<G: Gateway + ?Sized>(work: &Work, gateway: &G) {
