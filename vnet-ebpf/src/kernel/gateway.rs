@@ -1,23 +1,16 @@
 //! [`FlowTable`] and [`Gateway`] over the maps and helpers.
 
-use core::{ffi::c_void, intrinsics};
+use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{
-        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NO_SRC_ADDR, BPF_FIB_LKUP_RET_SUCCESS,
-        BPF_FIB_LOOKUP_SRC, bpf_fib_lookup as FibParams, bpf_sock, bpf_sock_tuple,
-    },
     btf_maps::lpm_trie::Key,
-    helpers::{
-        bpf_fib_lookup, bpf_get_prandom_u32, bpf_loop, bpf_sk_lookup_udp, bpf_sk_release,
-        bpf_skc_lookup_tcp,
-    },
+    helpers::{bpf_get_prandom_u32, bpf_loop},
 };
 use vnet_common::{
-    Addr, Attempts, Ban, BanPorts, BanRule, Binding, BindingKey, Contact, ContactKey, FlowEntry,
-    FlowKey, FlowTags, HostPort, NatCounters, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode,
-    PolicyRange, PortGroups, Source, SourceKey,
-    flow::{FLOW_BUCKET, is_v4, mapped},
+    Addr, Ban, BanPorts, BanRule, Binding, BindingKey, ContactKey, FlowEntry, FlowKey, FlowTags,
+    HostPort, NatCounters, NatMatchKey, NatRule, PolicyMatchKey, PolicyNode, PolicyRange,
+    PortGroups, SourceKey,
+    flow::FLOW_BUCKET,
     limit::{BAN_PORTS as PORT_PLACES, BAN_RULES as RULES},
     nat::{self, NAT_MATCH_BITS},
     policy::{self, POLICY_MATCH_BITS},
@@ -27,11 +20,9 @@ use vnet_ebpf::{
     flow::table::{self, FlowTable, Inserted},
     forward::Flood,
     gateway::{
-        AnswerKind, Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route,
-        RouteKind, Work,
+        AnswerKind, Checked, FlowCount, Fragment, FragmentKey, Gateway, HostSocket, Route, Work,
     },
-    ip::proto,
-    limit::{self, SourceSays},
+    limit::SourceSays,
     nat::{Outcome, Step, ports},
     policy::{flood::admits, search::Search},
     rate,
@@ -40,34 +31,23 @@ use vnet_ebpf::{
 };
 
 use super::{
-    maps::{
-        ANSWER_LIMITS, ATTEMPTS, BAN_PORTS, BAN_RULES, BANNING, BANS, BINDINGS, CHECKED, CONTACTS,
-        EPHEMERAL, FIB_SRC, FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS, FLOW_RATE, FLOW_RULES,
-        FLOW_SEED, FLOW_TAGS, FLOWS, FRAGMENTS, HOST_PORTS, MAX_PORTS, NAT_COUNTERS, NAT_MATCH,
-        NAT_RULES, POLICY_COUNTERS, POLICY_MATCH, POLICY_NODES, POLICY_RANGES, PORT_FLOWS,
-        PORT_GROUPS, SOURCES, WORK,
+    atomic::{atomic_add, atomic_add64, exchange},
+    host::{ask_route, host_socket},
+    mappings::{
+        CONTACT, LAST, hold_binding, hold_contact, look_binding, release_binding, release_contact,
     },
-    tables::{Kernel, atomic_add, atomic_add64},
+    maps::{
+        ANSWER_LIMITS, BAN_PORTS, BAN_RULES, BANNING, BANS, BINDINGS, CHECKED, CONTACTS, EPHEMERAL,
+        FLOW_BUCKETS, FLOW_COUNT, FLOW_COUNTERS, FLOW_RATE, FLOW_RULES, FLOW_SEED, FLOW_TAGS,
+        FLOWS, FRAGMENTS, HOST_PORTS, MAX_PORTS, NAT_COUNTERS, NAT_MATCH, NAT_RULES,
+        POLICY_COUNTERS, POLICY_MATCH, POLICY_NODES, POLICY_RANGES, PORT_FLOWS, PORT_GROUPS, WORK,
+    },
+    sources::{attempt, hold_source, release_source, take_source},
+    tables::Kernel,
 };
 
-/// Address families, as bpf_fib_lookup names them.
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-/// The network namespace that the packet is in.
-const CURRENT_NETNS: u64 = u64::MAX;
 /// Nanoseconds between the answers of a kind that one CPU makes.
 const ANSWER_INTERVAL_NS: u32 = 1_000_000;
-
-/// Compares and exchanges a word; a full barrier.
-///
-/// # Safety
-/// `word` points to aligned map memory.
-#[inline(always)]
-unsafe fn exchange(word: *mut u32, old: u32, new: u32) -> bool {
-    use intrinsics::AtomicOrdering::SeqCst;
-    // SAFETY: the caller's promise.
-    unsafe { intrinsics::atomic_cxchg::<u32, { SeqCst }, { SeqCst }>(word, old, new).0 == old }
-}
 
 impl FlowTable for Kernel {
     #[inline(always)]
@@ -119,165 +99,6 @@ fn find_flow(key: &FlowKey) -> u32 {
     table::find(&Kernel::bare(), key)
 }
 
-/// An IPv4 address in the words that helpers take.
-#[inline(always)]
-fn v4_word(addr: &Addr) -> u32 {
-    u32::from_ne_bytes([addr[12], addr[13], addr[14], addr[15]])
-}
-
-/// An IPv6 address in the words that helpers take.
-#[inline(always)]
-fn v6_words(addr: &Addr) -> [u32; 4] {
-    let mut words = [0; 4];
-    let mut i = 0;
-    while i < 4 {
-        words[i] = u32::from_ne_bytes([
-            addr[4 * i],
-            addr[4 * i + 1],
-            addr[4 * i + 2],
-            addr[4 * i + 3],
-        ]);
-        i += 1;
-    }
-    words
-}
-
-/// Asks the host's routing.
-#[inline(never)]
-fn ask_route(ctx: *mut c_void, ifindex: u32, key: &FlowKey, route: &mut Route) {
-    let v4 = is_v4(&key.src);
-    *route = Route::NONE;
-    // SAFETY: plain data.
-    let mut params: FibParams = unsafe { core::mem::zeroed() };
-    let mut flags = if FIB_SRC.load() != 0 {
-        BPF_FIB_LOOKUP_SRC
-    } else {
-        0
-    };
-    let mut tries = 0;
-    let mut ret = 0;
-    while tries < 2 {
-        params.family = if v4 { AF_INET } else { AF_INET6 };
-        params.l4_protocol = key.proto;
-        params.sport = key.sport.to_be();
-        params.dport = key.dport.to_be();
-        // With a length the route's MTU is looked at and told; one byte always fits
-        // (net/core/filter.c, bpf_ipv4_fib_lookup).
-        params.__bindgen_anon_1.tot_len = 1;
-        params.ifindex = ifindex;
-        if v4 {
-            params.__bindgen_anon_3.ipv4_src = v4_word(&key.src);
-            params.__bindgen_anon_4.ipv4_dst = v4_word(&key.dst);
-        } else {
-            params.__bindgen_anon_3.ipv6_src = v6_words(&key.src);
-            params.__bindgen_anon_4.ipv6_dst = v6_words(&key.dst);
-        }
-        // SAFETY: the context is the program's and the parameters as long as is said.
-        ret = unsafe { bpf_fib_lookup(ctx, &raw mut params, size_of::<FibParams>() as i32, flags) }
-            as u32;
-        if ret != BPF_FIB_LKUP_RET_NO_SRC_ADDR {
-            break;
-        }
-        flags = 0;
-        tries += 1;
-    }
-    match ret {
-        BPF_FIB_LKUP_RET_SUCCESS => {
-            route.next_hop = params.dmac;
-            // SAFETY: the lookup has written it.
-            route.mtu = u32::from(unsafe { params.__bindgen_anon_1.mtu_result });
-        }
-        BPF_FIB_LKUP_RET_NO_NEIGH => {}
-        // Blackhole, unreachable, prohibited: what the stack does with them is an error to the
-        // sender, as with anything it does not forward.
-        _ => return,
-    }
-    route.kind = RouteKind::Out;
-    route.ifindex = params.ifindex;
-    if flags != 0 {
-        // SAFETY: the family's variant was written.
-        unsafe {
-            if v4 {
-                route.src = mapped(params.__bindgen_anon_3.ipv4_src.to_ne_bytes());
-            } else {
-                let words = params.__bindgen_anon_3.ipv6_src;
-                let mut i = 0;
-                while i < 4 {
-                    let bytes = words[i].to_ne_bytes();
-                    route.src[4 * i] = bytes[0];
-                    route.src[4 * i + 1] = bytes[1];
-                    route.src[4 * i + 2] = bytes[2];
-                    route.src[4 * i + 3] = bytes[3];
-                    i += 1;
-                }
-            }
-        }
-    }
-}
-
-/// Which socket of the host takes packets with this key: a [`HostSocket`]'s number, for a subprogram
-/// returns numbers.
-#[inline(never)]
-fn host_socket(ctx: *mut c_void, key: &FlowKey) -> u32 {
-    /// `BPF_TCP_LISTEN`.
-    const LISTEN: u32 = 10;
-    // SAFETY: plain data.
-    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let size = if is_v4(&key.src) {
-        // SAFETY: the variant of the size that is told.
-        unsafe {
-            let v4 = &mut tuple.__bindgen_anon_1.ipv4;
-            v4.saddr = v4_word(&key.src);
-            v4.daddr = v4_word(&key.dst);
-            v4.sport = key.sport.to_be();
-            v4.dport = key.dport.to_be();
-        }
-        12
-    } else {
-        // SAFETY: as above.
-        unsafe {
-            let v6 = &mut tuple.__bindgen_anon_1.ipv6;
-            v6.saddr = v6_words(&key.src);
-            v6.daddr = v6_words(&key.dst);
-            v6.sport = key.sport.to_be();
-            v6.dport = key.dport.to_be();
-        }
-        36
-    };
-    // SAFETY: the context is the program's; what is found is given back at once.
-    unsafe {
-        match key.proto {
-            proto::TCP => {
-                let socket = bpf_skc_lookup_tcp(ctx, &raw mut tuple, size, CURRENT_NETNS, 0);
-                if socket.is_null() {
-                    return HostSocket::None as u32;
-                }
-                let listens = (*socket.cast::<bpf_sock>()).state == LISTEN;
-                bpf_sk_release(socket.cast());
-                if listens {
-                    HostSocket::Open as u32
-                } else {
-                    HostSocket::Connected as u32
-                }
-            }
-            proto::UDP => {
-                let socket = bpf_sk_lookup_udp(ctx, &raw mut tuple, size, CURRENT_NETNS, 0);
-                if socket.is_null() {
-                    return HostSocket::None as u32;
-                }
-                let is_connected = (*socket).dst_port != 0;
-                bpf_sk_release(socket.cast());
-                if is_connected {
-                    HostSocket::Connected as u32
-                } else {
-                    HostSocket::Open as u32
-                }
-            }
-            _ => HostSocket::None as u32,
-        }
-    }
-}
-
 /// A step of the search for a port: the work is this CPU's.
 extern "C" fn try_port(_index: u64, kernel: *const Kernel) -> i64 {
     let Some(work) = WORK.get_ptr_mut(0) else {
@@ -294,241 +115,6 @@ fn count_rule(rule: u16, change: impl FnOnce(&mut NatCounters)) {
         // SAFETY: this CPU's own counters.
         change(unsafe { &mut *counters });
     }
-}
-
-/// Tries to hold a mapping that other CPUs are holding at the same instant.
-const HOLD_TRIES: u32 = 16;
-
-/// Counts a hold, unless there is none any more.
-///
-/// # Safety
-/// `refs` points to aligned map memory.
-#[inline(always)]
-unsafe fn hold(refs: *mut u32) -> bool {
-    let mut tries = 0;
-    while tries < HOLD_TRIES {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let count = core::ptr::read_volatile(refs);
-            // Whoever brought it to zero takes it away: it is nobody's any more.
-            if count == 0 {
-                return false;
-            }
-            if exchange(refs, count, count + 1) {
-                return true;
-            }
-        }
-        tries += 1;
-    }
-    false
-}
-
-/// Whether two addresses differ: without a branch for each byte, nor a call.
-#[inline(always)]
-fn differ(a: &Addr, b: &Addr) -> bool {
-    let mut differs = 0;
-    let mut i = 0;
-    while i < 16 {
-        differs |= a[i] ^ b[i];
-        i += 1;
-    }
-    differs != 0
-}
-
-/// Reads a mapping to `binding` and says whether it is there.
-#[inline(never)]
-fn look_binding(key: &BindingKey, binding: &mut Binding) -> bool {
-    let Some(value) = BINDINGS.get_ptr_mut(key) else {
-        return false;
-    };
-    // SAFETY: map memory.
-    unsafe {
-        *binding = core::ptr::read(value);
-    }
-    binding.refs != 0
-}
-
-/// Holds a mapping, and `contact` with it when that is its remote address: reads it to `binding` and
-/// says whether it is there.
-#[inline(never)]
-fn hold_binding(key: &BindingKey, contact: Option<&Addr>, binding: &mut Binding) -> bool {
-    let Some(value) = BINDINGS.get_ptr_mut(key) else {
-        return false;
-    };
-    // SAFETY: map memory; `refs` and `count` are aligned words.
-    unsafe {
-        let refs = &raw mut (*value).refs;
-        if !hold(refs) {
-            return false;
-        }
-        *binding = core::ptr::read(value);
-        // The memory of a mapping that went meanwhile may be another one's by now.
-        if BINDINGS.get_ptr_mut(key) != Some(value) {
-            atomic_add(refs, -1);
-            return false;
-        }
-        // The address is the mapping's as long as that is there, and the hold keeps it there.
-        if let Some(contact) = contact
-            && !differ(&binding.remote, contact)
-        {
-            atomic_add(&raw mut (*value).count, 1);
-        }
-    }
-    true
-}
-
-/// [`release_binding`] has given back the last hold.
-const LAST: u32 = 1;
-/// [`release_binding`] has given back the contact.
-const CONTACT: u32 = 2;
-
-/// Gives back a hold, and of `contact` when it is the mapping's remote address.
-#[inline(never)]
-fn release_binding(key: &BindingKey, addr: &Addr, port: u16, contact: Option<&Addr>) -> u32 {
-    let Some(value) = BINDINGS.get_ptr_mut(key) else {
-        return 0;
-    };
-    let mut released = 0;
-    // SAFETY: map memory; `refs` and `count` are aligned words.
-    unsafe {
-        // Another mapping by now.
-        if (*value).port != port || differ(&(*value).addr, addr) {
-            return 0;
-        }
-        // First: what it holds may be gone after its last hold.
-        if let Some(contact) = contact
-            && !differ(&(*value).remote, contact)
-        {
-            atomic_add(&raw mut (*value).count, -1);
-            released = CONTACT;
-        }
-        if atomic_add(&raw mut (*value).refs, -1) != 1 {
-            return released;
-        }
-    }
-    if BINDINGS.remove(key).is_ok() {
-        released |= LAST;
-    }
-    released
-}
-
-/// Holds a contact, or adds it.
-#[inline(never)]
-fn hold_contact(key: &ContactKey) -> bool {
-    const NO_EXIST: u64 = 1;
-    if let Some(value) = CONTACTS.get_ptr_mut(key) {
-        // SAFETY: map memory; `refs` is an aligned word.
-        unsafe {
-            let refs = &raw mut (*value).refs;
-            if hold(refs) {
-                // As with a mapping.
-                if CONTACTS.get_ptr_mut(key) == Some(value) {
-                    return true;
-                }
-                atomic_add(refs, -1);
-            }
-        }
-    }
-    CONTACTS.insert(key, Contact { refs: 1 }, NO_EXIST).is_ok()
-}
-
-/// Gives back a hold of a contact.
-#[inline(never)]
-fn release_contact(key: &ContactKey) -> bool {
-    let Some(value) = CONTACTS.get_ptr_mut(key) else {
-        return false;
-    };
-    // SAFETY: map memory; `refs` is an aligned word.
-    if unsafe { atomic_add(&raw mut (*value).refs, -1) } != 1 {
-        return false;
-    }
-    CONTACTS.remove(key).is_ok()
-}
-
-/// Takes from a source's limits.
-#[inline(never)]
-fn take_source(key: &SourceKey, quota: u32, interval_ns: u32) -> u32 {
-    let Some(source) = SOURCES.get_ptr_mut(key) else {
-        return SourceSays::Yes as u32;
-    };
-    // SAFETY: map memory. Two CPUs may both take from the same state, as in `storm_take`.
-    unsafe {
-        if quota != 0 && (*source).flows >= quota {
-            return SourceSays::TooMany as u32;
-        }
-        if interval_ns != 0 {
-            match rate::take((*source).next_ns, Kernel::bare().now_ns(), interval_ns, 1) {
-                Some(at) => (*source).next_ns = at,
-                None => return SourceSays::TooFast as u32,
-            }
-        }
-    }
-    SourceSays::Yes as u32
-}
-
-/// Counts a connection for its source.
-#[inline(never)]
-fn hold_source(key: &SourceKey, interval_ns: u32) -> bool {
-    const NO_EXIST: u64 = 1;
-    if let Some(source) = SOURCES.get_ptr_mut(key) {
-        // SAFETY: map memory; `flows` is an aligned word.
-        unsafe {
-            let flows = &raw mut (*source).flows;
-            if hold(flows) {
-                // As with a mapping.
-                if SOURCES.get_ptr_mut(key) == Some(source) {
-                    return true;
-                }
-                if atomic_add(flows, -1) == 1 {
-                    let _ = SOURCES.remove(key);
-                }
-            } else {
-                // Whoever gave the last one back is about to take it away.
-                let _ = SOURCES.remove(key);
-            }
-        }
-    }
-    let first = Source {
-        next_ns: Kernel::bare().now_ns() + u64::from(interval_ns),
-        flows: 1,
-        reserved: 0,
-    };
-    SOURCES.insert(key, first, NO_EXIST).is_ok()
-}
-
-/// A source has a connection less.
-#[inline(never)]
-fn release_source(key: &SourceKey) -> u32 {
-    let Some(source) = SOURCES.get_ptr_mut(key) else {
-        return 0;
-    };
-    // SAFETY: map memory; `flows` is an aligned word.
-    if unsafe { atomic_add(&raw mut (*source).flows, -1) } == 1 {
-        let _ = SOURCES.remove(key);
-    }
-    0
-}
-
-/// Counts a connection of a source under a rule: not 0 when it is within it.
-#[inline(never)]
-fn attempt(key: &SourceKey, rule: &BanRule) -> u32 {
-    let now_ns = Kernel::bare().now_ns();
-    let Some(attempts) = ATTEMPTS.get_ptr_mut(key) else {
-        let first = Attempts {
-            next_ns: now_ns + rule.interval_ns,
-        };
-        let _ = ATTEMPTS.insert(key, first, 0);
-        return 1;
-    };
-    // SAFETY: map memory; as in `take_source`.
-    unsafe {
-        if let Some(at) = limit::take(rule, (*attempts).next_ns, now_ns) {
-            (*attempts).next_ns = at;
-            return 1;
-        }
-    }
-    let _ = ATTEMPTS.remove(key);
-    0
 }
 
 impl Gateway for Kernel {

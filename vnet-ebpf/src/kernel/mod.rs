@@ -2,16 +2,20 @@
 
 pub mod ageing;
 pub mod answer;
+pub mod atomic;
 pub mod control;
 pub mod flow;
 pub mod gateway;
 pub mod guard;
+pub mod host;
 pub mod icmp;
 #[cfg(feature = "log")]
 pub mod log;
+pub mod mappings;
 pub mod maps;
 pub mod policy;
 pub mod reset;
+pub mod sources;
 pub mod steps;
 pub mod tables;
 pub mod tc;

@@ -1,6 +1,6 @@
 //! [`Tables`], [`Effects`] and [`Buckets`] over the maps and helpers.
 
-use core::{ffi::c_void, intrinsics};
+use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings,
@@ -24,6 +24,7 @@ use vnet_ebpf::{
     tables::{Effects, Tables, UNGUARDED},
 };
 
+use super::atomic::atomic_add;
 use super::maps::{
     BANNING, BANS, CLOCK, EVENT_LIMITS, EVENTS, EVENTS_LOST, FDB, FDB_COUNT, FDB_MASK, FDB_SEED,
     LEARNED_IPS, MAC_ALLOW, MAC_DENY, MAX_MEMBERS, MAX_PORTS, MEMBERS, NAT_MATCH, PORT_ALIASES,
@@ -432,34 +433,6 @@ fn fdb_learn(word: u64, slot: u16, limits: &LearnLimits) -> u32 {
         Learned::TableFull => LEARN_TABLE_FULL,
         Learned::PortFull => LEARN_PORT_FULL,
         Learned::Moved { from } => u32::from(from),
-    }
-}
-
-/// Adds to a shared counter; returns what it was.
-///
-/// # Safety
-/// `counter` points to map memory.
-#[inline(always)]
-pub unsafe fn atomic_add(counter: *mut u32, delta: i32) -> u32 {
-    // SAFETY: aligned map memory.
-    unsafe {
-        // Relaxed, LLVM's BPF backend picks the instruction that does not return what was there.
-        intrinsics::atomic_xadd::<u32, u32, { intrinsics::AtomicOrdering::SeqCst }>(
-            counter,
-            delta.cast_unsigned(),
-        )
-    }
-}
-
-/// As [`atomic_add`], for 64 bits and without what was there.
-///
-/// # Safety
-/// `counter` points to aligned map memory.
-#[inline(always)]
-pub unsafe fn atomic_add64(counter: *mut u64, delta: u64) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::SeqCst }>(counter, delta);
     }
 }
 
