@@ -1,12 +1,17 @@
-//! What every suite has: how long to measure, where it ran, where results go.
+//! What every suite has: how long to measure, where it ran, what was measured and where that goes.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use xtask::paths;
 
-use crate::cpu;
+use crate::{
+    cpu,
+    report::{self, Aim},
+    sandbox,
+};
 
 /// How long to measure.
 #[derive(Debug, clap::Args)]
@@ -36,7 +41,7 @@ impl Timing {
 
 /// Where a suite ran, and for how long it measured.
 #[derive(Debug, Serialize)]
-pub struct Conditions {
+struct Conditions {
     kernel: String,
     cpus: usize,
     rounds: u32,
@@ -45,7 +50,7 @@ pub struct Conditions {
 
 impl Conditions {
     /// Those of here; prints them.
-    pub fn of(timing: &Timing) -> Result<Self> {
+    fn of(timing: &Timing) -> Result<Self> {
         let conditions = Self {
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .context("reading the kernel's release")?
@@ -63,14 +68,60 @@ impl Conditions {
     }
 }
 
-/// Writes results to `target/bench/<suite>.json`.
-pub fn write(suite: &str, results: &impl Serialize) -> Result<()> {
-    let folder = paths::target_dir().join("bench");
-    let path = folder.join(format!("{suite}.json"));
-    let doing = || format!("writing {}", path.display());
-    fs::create_dir_all(&folder).with_context(doing)?;
-    let text = serde_json::to_string_pretty(results).with_context(doing)?;
-    fs::write(&path, text + "\n").with_context(doing)?;
-    println!("\n{}", path.display());
-    Ok(())
+/// What a part of a suite has measured.
+pub trait Findings: Serialize {
+    /// Shows it.
+    fn print(&self);
+
+    /// What was hoped of it, and what came of that.
+    fn aims(&self) -> Vec<Aim> {
+        Vec::new()
+    }
+}
+
+/// What a suite has measured, each part by its name.
+#[derive(Debug, Serialize)]
+pub struct Results {
+    #[serde(flatten)]
+    conditions: Conditions,
+    #[serde(flatten)]
+    parts: Map<String, Value>,
+    aims: Vec<Aim>,
+}
+
+impl Results {
+    /// Goes to where benchmarks live, and begins with nothing.
+    pub fn begin(timing: &Timing) -> Result<Self> {
+        sandbox::enter()?;
+        Ok(Self {
+            conditions: Conditions::of(timing)?,
+            parts: Map::new(),
+            aims: Vec::new(),
+        })
+    }
+
+    /// Shows what a part has measured, and keeps it.
+    pub fn add(&mut self, part: &str, measured: &impl Findings) -> Result<()> {
+        measured.print();
+        self.aims.extend(measured.aims());
+        let value = serde_json::to_value(measured);
+        let value = value.with_context(|| format!("keeping what was measured of {part}"))?;
+        self.parts.insert(part.into(), value);
+        Ok(())
+    }
+
+    /// Shows the aims, and writes everything to `target/bench/<suite>.json`.
+    pub fn end(&self, suite: &str) -> Result<()> {
+        if !self.aims.is_empty() {
+            report::print_aims(&self.aims);
+        }
+        let folder = paths::target_dir().join("bench");
+        let path = folder.join(format!("{suite}.json"));
+        let doing = || format!("writing {}", path.display());
+        fs::create_dir_all(&folder).with_context(doing)?;
+        let text = serde_json::to_string_pretty(self).with_context(doing)?;
+        fs::write(&path, text + "\n").with_context(doing)?;
+        println!("\n{}", path.display());
+        Ok(())
+    }
 }

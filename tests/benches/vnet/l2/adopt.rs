@@ -15,6 +15,7 @@ use crate::{
     lane::{ifindex, more_ports, namespace},
     pins,
     report::{Aim, Bound, number, percent, table},
+    run::Findings,
     statistics::Rounds,
     vnet_user::VnetUser,
 };
@@ -53,7 +54,7 @@ pub fn run(options: &Options) -> Result<Adopt> {
     let _daemon = Daemon(switch.start("daemon")?);
     wait(&switch.socket())?;
     let mut milliseconds = Rounds::default();
-    for _ in 0..options.rounds() * COMING {
+    for _ in 0..options.timing.rounds() * COMING {
         netns.ip("link add coming type veth peer name beyond")?;
         let index = ifindex(&netns, "coming")?;
         let link = pins::folder(switch.switch())?.join(format!("links/tc_ingress_{index}"));
@@ -80,9 +81,8 @@ fn wait(path: &Path) -> Result<()> {
     Ok(())
 }
 
-impl Adopt {
-    /// A table.
-    pub fn print(&self) {
+impl Findings for Adopt {
+    fn print(&self) {
         let row = vec![
             format!(
                 "from `ip link set … master` to a port of a switch that has {}, ms",
@@ -94,8 +94,7 @@ impl Adopt {
         table("Adoption", &["", "median", "spread"], &[row]);
     }
 
-    /// What it is to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         vec![Aim::new(
             "adoption of an interface, ms",
             self.milliseconds.median(),

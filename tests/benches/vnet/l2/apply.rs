@@ -9,6 +9,7 @@ use super::Options;
 use crate::{
     lane::{more_ports, namespace},
     report::{Aim, Bound, number, percent, table},
+    run::Findings,
     statistics::Rounds,
     vnet_user::VnetUser,
 };
@@ -66,7 +67,7 @@ pub fn run(options: &Options) -> Result<Apply> {
         rule_seconds: Rounds::default(),
         port_seconds: Rounds::default(),
     };
-    for _ in 0..options.rounds() {
+    for _ in 0..options.timing.rounds() {
         measured.whole_seconds.push(apply(&whole)?.as_secs_f64());
         measured.rule_seconds.push(apply(&rule)?.as_secs_f64());
         apply(&whole)?;
@@ -114,9 +115,8 @@ fn replace_last(text: &str, what: &str, by: &str) -> String {
     }
 }
 
-impl Apply {
-    /// A table.
-    pub fn print(&self) {
+impl Findings for Apply {
+    fn print(&self) {
         let row = |what: String, seconds: &Rounds| {
             vec![
                 what,
@@ -139,8 +139,7 @@ impl Apply {
         );
     }
 
-    /// What they are to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         let aim =
             |what: &str, seconds: &Rounds| Aim::new(what, seconds.median(), Bound::Below(2.0));
         vec![

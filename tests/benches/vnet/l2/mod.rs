@@ -7,16 +7,11 @@ mod scaling;
 mod tcp;
 mod up;
 
-use std::time::Duration;
-
 use anyhow::Result;
-use serde::Serialize;
 
 use crate::{
     lane::Contestant,
-    report::{self, Aim},
-    run::{self, Conditions, Timing},
-    sandbox,
+    run::{Results, Timing},
 };
 
 /// How to measure.
@@ -53,83 +48,31 @@ enum Part {
 }
 
 impl Options {
-    fn rounds(&self) -> u32 {
-        self.timing.rounds()
-    }
-
-    fn time(&self) -> Duration {
-        self.timing.time()
-    }
-
     fn measures(&self, part: Part) -> bool {
         self.parts.is_empty() || self.parts.contains(&part)
     }
 }
 
-/// Everything that was measured.
-#[derive(Debug, Serialize)]
-struct Results {
-    #[serde(flatten)]
-    conditions: Conditions,
-    rates: Option<rates::Rates>,
-    scaling: Option<scaling::Scaling>,
-    tcp: Option<tcp::Tcp>,
-    up: Option<up::Up>,
-    adopt: Option<adopt::Adopt>,
-    apply: Option<apply::Apply>,
-    aims: Vec<Aim>,
-}
-
 /// Measures everything, prints it and writes it to `target/bench/l2.json`.
 pub fn run(options: &Options) -> Result<()> {
-    sandbox::enter()?;
-    let mut results = Results {
-        conditions: Conditions::of(&options.timing)?,
-        rates: None,
-        scaling: None,
-        tcp: None,
-        up: None,
-        adopt: None,
-        apply: None,
-        aims: Vec::new(),
-    };
+    let mut results = Results::begin(&options.timing)?;
     if options.measures(Part::Rates) {
-        let rates = rates::run(options)?;
-        rates.print();
-        results.aims.extend(rates.aims());
-        results.rates = Some(rates);
+        results.add("rates", &rates::run(options)?)?;
     }
     if options.measures(Part::Scaling) {
-        let scaling = scaling::run(options)?;
-        scaling.print();
-        results.scaling = Some(scaling);
+        results.add("scaling", &scaling::run(options)?)?;
     }
     if options.measures(Part::Tcp) {
-        let tcp = tcp::run(options)?;
-        tcp.print();
-        results.aims.extend(tcp.aims());
-        results.tcp = Some(tcp);
+        results.add("tcp", &tcp::run(options)?)?;
     }
     if options.measures(Part::Up) {
-        let up = up::run(options)?;
-        up.print();
-        results.aims.extend(up.aims());
-        results.up = Some(up);
+        results.add("up", &up::run(options)?)?;
     }
     if options.measures(Part::Adopt) {
-        let adopt = adopt::run(options)?;
-        adopt.print();
-        results.aims.extend(adopt.aims());
-        results.adopt = Some(adopt);
+        results.add("adopt", &adopt::run(options)?)?;
     }
     if options.measures(Part::Apply) {
-        let apply = apply::run(options)?;
-        apply.print();
-        results.aims.extend(apply.aims());
-        results.apply = Some(apply);
+        results.add("apply", &apply::run(options)?)?;
     }
-    if !results.aims.is_empty() {
-        report::print_aims(&results.aims);
-    }
-    run::write("l2", &results)
+    results.end("l2")
 }

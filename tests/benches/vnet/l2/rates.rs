@@ -11,6 +11,7 @@ use crate::{
     lane::{Contestant, Lane, Spec},
     rate::Rate,
     report::{Aim, Bound, number, table},
+    run::Findings,
 };
 
 /// Addresses in a default switch.
@@ -53,10 +54,10 @@ pub fn run(options: &Options) -> Result<Rates> {
     let mut all = Vec::new();
     for &flows in &options.flows {
         let mut contestants: BTreeMap<_, Rate> = BTreeMap::new();
-        for _ in 0..options.rounds() {
+        for _ in 0..options.timing.rounds() {
             for (contestant, lane) in &mut lanes {
                 let rate = contestants.entry(*contestant).or_default();
-                rate.push(lane.measure(flows, options.time())?);
+                rate.push(lane.measure(flows, options.timing.time())?);
             }
         }
         all.push(AtFlows { flows, contestants });
@@ -64,9 +65,8 @@ pub fn run(options: &Options) -> Result<Rates> {
     Ok(Rates(all))
 }
 
-impl Rates {
-    /// A table for every number of flows.
-    pub fn print(&self) {
+impl Findings for Rates {
+    fn print(&self) {
         for at in &self.0 {
             let rows: Vec<_> = at
                 .contestants
@@ -101,8 +101,7 @@ impl Rates {
         }
     }
 
-    /// What the rates are to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         use Contestant::{Bridge, FloorXdp, RedirectTc, RedirectXdp, VnetTc, VnetXdp};
         let mut aims = Vec::new();
         for at in &self.0 {

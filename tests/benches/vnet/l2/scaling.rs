@@ -8,6 +8,7 @@ use crate::{
     lane::{Contestant, Lane, Spec},
     rate::Rate,
     report::{number, table},
+    run::Findings,
     statistics::Rounds,
 };
 
@@ -80,17 +81,18 @@ fn series(
             lanes.push((point, lane, spec.flows));
         }
     }
-    for _ in 0..options.rounds() {
+    for _ in 0..options.timing.rounds() {
         for (point, lane, flows) in &mut lanes {
-            point.rate.push(lane.measure(*flows, options.time())?);
+            point
+                .rate
+                .push(lane.measure(*flows, options.timing.time())?);
         }
     }
     Ok(lanes.into_iter().map(|(point, ..)| point).collect())
 }
 
-impl Scaling {
-    /// A table for each series.
-    pub fn print(&self) {
+impl Findings for Scaling {
+    fn print(&self) {
         print("ports", &self.ports);
         print("addresses", &self.addresses);
     }

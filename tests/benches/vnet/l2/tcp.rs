@@ -21,6 +21,7 @@ use crate::{
     lane::{Contestant, ifindex, namespace, veth},
     programs::Programs,
     report::{Aim, Bound, number, percent, table},
+    run::Findings,
     statistics::{Rounds, median},
     vnet_user::VnetUser,
 };
@@ -76,7 +77,7 @@ pub fn run(options: &Options) -> Result<Tcp> {
         setups.push((contestant, setup));
     }
     let mut all: BTreeMap<_, BTreeMap<_, Figures>> = BTreeMap::new();
-    for _ in 0..options.rounds() {
+    for _ in 0..options.timing.rounds() {
         for path in Path::ALL {
             for (contestant, setup) in &setups {
                 // No host is behind a program that redirects everything.
@@ -85,7 +86,7 @@ pub fn run(options: &Options) -> Result<Tcp> {
                 }
                 let of_path = all.entry(path).or_default();
                 let figures = of_path.entry(*contestant).or_default();
-                let throughput = setup.throughput(path, 2 * options.time());
+                let throughput = setup.throughput(path, 2 * options.timing.time());
                 let doing = || format!("TCP, {}, {}", path.title(), contestant.title());
                 figures.gigabits.push(throughput.with_context(doing)?);
                 if path != Path::HostToVm {
@@ -98,9 +99,8 @@ pub fn run(options: &Options) -> Result<Tcp> {
     Ok(Tcp(all))
 }
 
-impl Tcp {
-    /// A table.
-    pub fn print(&self) {
+impl Findings for Tcp {
+    fn print(&self) {
         let mut rows = Vec::new();
         for (path, contestants) in &self.0 {
             let bridge = contestants.get(&Contestant::Bridge);
@@ -127,8 +127,7 @@ impl Tcp {
         );
     }
 
-    /// What the throughput is to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         let mut aims = Vec::new();
         for (path, contestants) in &self.0 {
             let vnet = contestants.get(&Contestant::VnetTc);

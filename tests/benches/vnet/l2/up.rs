@@ -8,6 +8,7 @@ use crate::{
     lane::{more_ports, namespace},
     pins,
     report::{Aim, Bound, number, percent, table},
+    run::Findings,
     statistics::Rounds,
     vnet_user::VnetUser,
 };
@@ -31,7 +32,7 @@ pub fn run(options: &Options) -> Result<Up> {
     switch.write_ports(&more_ports(&netns, PORTS)?)?;
     let mut seconds = Rounds::default();
     let mut map_bytes = 0;
-    for _ in 0..options.rounds() {
+    for _ in 0..options.timing.rounds() {
         seconds.push(switch.run("up")?.as_secs_f64());
         map_bytes = pins::maps(switch.switch())?
             .iter()
@@ -50,9 +51,10 @@ impl Up {
     fn mebibytes(&self) -> f64 {
         self.map_bytes as f64 / f64::from(1 << 20)
     }
+}
 
-    /// A table.
-    pub fn print(&self) {
+impl Findings for Up {
+    fn print(&self) {
         let time = vec![
             format!("`up` with {} ports, s", self.ports),
             number(Some(self.seconds.median()), 2),
@@ -66,8 +68,7 @@ impl Up {
         table("Up, and memory", &["", "", "spread"], &[time, memory]);
     }
 
-    /// What they are to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         vec![
             Aim::new(
                 format!("`up` with {} ports, s", self.ports),

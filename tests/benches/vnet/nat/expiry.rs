@@ -15,6 +15,7 @@ use super::{Options, gateway::Contestant, lane::Lane};
 use crate::{
     pins,
     report::{number, table},
+    run::Findings,
     statistics::median,
 };
 
@@ -112,9 +113,8 @@ impl Control {
     }
 }
 
-impl Expiry {
-    /// A table.
-    pub fn print(&self) {
+impl Findings for Expiry {
+    fn print(&self) {
         let rows: Vec<_> = self
             .0
             .iter()

@@ -8,6 +8,7 @@ use crate::{
     lane::{namespace, veth},
     pins,
     report::{Aim, Bound, number, table},
+    run::Findings,
 };
 
 /// Flows that there is room for: the default.
@@ -52,9 +53,8 @@ pub fn run() -> Result<Memory> {
     })
 }
 
-impl Memory {
-    /// A table.
-    pub fn print(&self) {
+impl Findings for Memory {
+    fn print(&self) {
         let row = |what: &str, entries: u32, bytes| {
             let bytes = number(Some(bytes), 1);
             vec![what.to_owned(), entries.to_string(), bytes]
@@ -73,8 +73,7 @@ impl Memory {
         );
     }
 
-    /// What it is to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         let what = "memory of a flow, both directions, bytes";
         vec![Aim::new(what, self.bytes_per_flow, Bound::AtMost(352.0))]
     }

@@ -10,19 +10,12 @@ mod ping_pong;
 mod rates;
 mod tcp;
 
-use std::time::Duration;
-
 use anyhow::Result;
 use clap::ValueEnum as _;
-use serde::Serialize;
 
 pub use self::gateway::{parsed_mac, text};
 use self::{conntrack::Room, gateway::Contestant};
-use crate::{
-    report::{self, Aim},
-    run::{self, Conditions, Timing},
-    sandbox,
-};
+use crate::run::{Results, Timing};
 
 /// How to measure.
 #[derive(Debug, clap::Args)]
@@ -56,14 +49,6 @@ enum Part {
 }
 
 impl Options {
-    fn rounds(&self) -> u32 {
-        self.timing.rounds()
-    }
-
-    fn time(&self) -> Duration {
-        self.timing.time()
-    }
-
     /// Whether a part is to be measured that compares, or that is of vnet alone.
     fn measures(&self, part: Part) -> bool {
         let of_vnet = matches!(part, Part::Memory | Part::Expiry);
@@ -87,62 +72,23 @@ impl Options {
     }
 }
 
-/// Everything that was measured.
-#[derive(Debug, Serialize)]
-struct Results {
-    #[serde(flatten)]
-    conditions: Conditions,
-    rates: Option<rates::Rates>,
-    new_flows: Option<new_flows::NewFlows>,
-    tcp: Option<tcp::Tcp>,
-    memory: Option<memory::Memory>,
-    expiry: Option<expiry::Expiry>,
-    aims: Vec<Aim>,
-}
-
 /// Measures everything, prints it and writes it to `target/bench/nat.json`.
 pub fn run(options: &Options) -> Result<()> {
-    sandbox::enter()?;
-    let mut results = Results {
-        conditions: Conditions::of(&options.timing)?,
-        rates: None,
-        new_flows: None,
-        tcp: None,
-        memory: None,
-        expiry: None,
-        aims: Vec::new(),
-    };
+    let mut results = Results::begin(&options.timing)?;
     if options.measures(Part::Rates) {
-        let rates = rates::run(options)?;
-        rates.print();
-        results.aims.extend(rates.aims());
-        results.rates = Some(rates);
+        results.add("rates", &rates::run(options)?)?;
     }
     if options.measures(Part::NewFlows) {
-        let new_flows = new_flows::run(options)?;
-        new_flows.print();
-        results.aims.extend(new_flows.aims());
-        results.new_flows = Some(new_flows);
+        results.add("new_flows", &new_flows::run(options)?)?;
     }
     if options.measures(Part::Tcp) {
-        let tcp = tcp::run(options)?;
-        tcp.print();
-        results.aims.extend(tcp.aims());
-        results.tcp = Some(tcp);
+        results.add("tcp", &tcp::run(options)?)?;
     }
     if options.measures(Part::Memory) {
-        let memory = memory::run()?;
-        memory.print();
-        results.aims.extend(memory.aims());
-        results.memory = Some(memory);
+        results.add("memory", &memory::run()?)?;
     }
     if options.measures(Part::Expiry) {
-        let expiry = expiry::run(options)?;
-        expiry.print();
-        results.expiry = Some(expiry);
+        results.add("expiry", &expiry::run(options)?)?;
     }
-    if !results.aims.is_empty() {
-        report::print_aims(&results.aims);
-    }
-    run::write("nat", &results)
+    results.end("nat")
 }

@@ -11,6 +11,7 @@ use crate::{
     generator::Measured,
     rate::Rate,
     report::{Aim, Bound, number, table},
+    run::Findings,
 };
 
 /// Flows that there is room for: the default size of the table.
@@ -57,7 +58,7 @@ pub fn run(options: &Options) -> Result<NewFlows> {
     }
     let mut all: BTreeMap<_, BTreeMap<_, Rate>> = BTreeMap::new();
     // The first round warms: memory for flows is made.
-    for round in 0..=options.rounds() {
+    for round in 0..=options.timing.rounds() {
         for (contestant, lane) in &mut lanes {
             let doing = || format!("new flows, {}", contestant.title());
             for (kind, measured) in measure(lane).with_context(doing)? {
@@ -95,9 +96,10 @@ impl NewFlows {
         let (of, to) = (of_kind.get(&of)?, of_kind.get(&to)?);
         Some(of.mpps.over(&to.mpps).median())
     }
+}
 
-    /// A table a kind.
-    pub fn print(&self) {
+impl Findings for NewFlows {
+    fn print(&self) {
         for (&kind, contestants) in &self.0 {
             let rows: Vec<_> = contestants
                 .iter()
@@ -117,8 +119,7 @@ impl NewFlows {
         }
     }
 
-    /// What the rates are to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         let aim = |&kind| {
             let value = self.ratio(kind, Contestant::Vnet, Contestant::Nft)?;
             let what = format!("new flows {}: vnet / nft masquerade", kind.title());

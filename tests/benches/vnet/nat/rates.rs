@@ -13,6 +13,7 @@ use super::{
 use crate::{
     rate::Rate,
     report::{Aim, Bound, number, table},
+    run::Findings,
 };
 
 /// vnet has room for no fewer flows.
@@ -58,10 +59,10 @@ pub fn run(options: &Options) -> Result<Rates> {
         }
         for direction in Direction::ALL {
             let mut contestants: BTreeMap<_, Rate> = BTreeMap::new();
-            for _ in 0..options.rounds() {
+            for _ in 0..options.timing.rounds() {
                 for (contestant, lane) in &mut lanes {
                     let rate = contestants.entry(*contestant).or_default();
-                    rate.push(lane.measure(direction, options.time())?);
+                    rate.push(lane.measure(direction, options.timing.time())?);
                 }
             }
             points.push(Point {
@@ -74,9 +75,8 @@ pub fn run(options: &Options) -> Result<Rates> {
     Ok(Rates(points))
 }
 
-impl Rates {
-    /// A table for every direction and number of flows.
-    pub fn print(&self) {
+impl Findings for Rates {
+    fn print(&self) {
         for point in &self.0 {
             let rows: Vec<_> = point
                 .contestants
@@ -104,8 +104,7 @@ impl Rates {
         }
     }
 
-    /// What the rates are to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         use Contestant::{Floor, Nft, Redirect, Vnet};
         let mut aims = Vec::new();
         for point in &self.0 {

@@ -24,6 +24,7 @@ use crate::{
     iperf::{self, Sender, Server},
     lane::{namespace, veth},
     report::{Aim, Bound, number, percent, table},
+    run::Findings,
     statistics::Rounds,
 };
 
@@ -67,12 +68,12 @@ pub fn run(options: &Options) -> Result<Tcp> {
         }
     }
     let mut all: BTreeMap<_, Figures> = BTreeMap::new();
-    for _ in 0..options.rounds() {
+    for _ in 0..options.timing.rounds() {
         for sender in [Sender::Client, Sender::Server] {
             for (contestant, setup) in &setups {
                 let figures = all.entry(*contestant).or_default();
                 let doing = || format!("TCP, {}", contestant.title());
-                let rate = setup.throughput(sender, 2 * options.time());
+                let rate = setup.throughput(sender, 2 * options.timing.time());
                 let rate = rate.with_context(doing)?;
                 match sender {
                     Sender::Client => figures.outgoing_gigabits.push(rate),
@@ -84,7 +85,7 @@ pub fn run(options: &Options) -> Result<Tcp> {
             for (contestant, setup) in &setups {
                 let figures = all.entry(*contestant).or_default();
                 let doing = || format!("round trips, {}", contestant.title());
-                let time = setup.round_trip(protocol, options.time());
+                let time = setup.round_trip(protocol, options.timing.time());
                 let time = time.with_context(doing)?;
                 match protocol {
                     Protocol::Tcp => figures.tcp_round_trip_us.push(time),
@@ -103,9 +104,10 @@ impl Tcp {
         let nft = figure(self.0.get(&Contestant::Nft)?);
         Some(vnet.over(nft).median())
     }
+}
 
-    /// A table.
-    pub fn print(&self) {
+impl Findings for Tcp {
+    fn print(&self) {
         let mut rows = Vec::new();
         for (what, figure, places) in COLUMNS {
             for (&contestant, figures) in &self.0 {
@@ -126,8 +128,7 @@ impl Tcp {
         );
     }
 
-    /// What the throughput is to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         let throughput = &COLUMNS[..2];
         let aim = |&(what, figure, _): &Column| {
             let what = format!("TCP, {what}: vnet / nft masquerade");

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Options, contestant::Contestant, lane::Lane};
 use crate::{
     report::{Aim, Bound, number, percent, table},
+    run::Findings,
     statistics::Rounds,
 };
 
@@ -50,7 +51,7 @@ pub fn run(options: &Options) -> Result<Changes> {
             lost: 0,
         });
     }
-    for round in 0..options.rounds() {
+    for round in 0..options.timing.rounds() {
         for (lane, point) in lanes.iter_mut().zip(&mut points) {
             let doing = || format!("changing the rules of {}", point.contestant.title());
             let mut step = |lane: &mut Lane, all: bool| -> Result<Duration> {
@@ -75,9 +76,8 @@ pub fn run(options: &Options) -> Result<Changes> {
     Ok(Changes { rules, points })
 }
 
-impl Changes {
-    /// A table.
-    pub fn print(&self) {
+impl Findings for Changes {
+    fn print(&self) {
         let seconds = |rounds: &Rounds| {
             [
                 number(Some(rounds.median()), 3),
@@ -111,8 +111,7 @@ impl Changes {
         );
     }
 
-    /// What they are to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         let mut points = self.points.iter();
         let own = points.find(|point| point.contestant == Contestant::Vnet);
         own.map_or_else(Vec::new, |point| {

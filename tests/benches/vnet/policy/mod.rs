@@ -6,18 +6,13 @@ mod lane;
 mod rates;
 mod rules;
 
-use std::time::Duration;
-
 use anyhow::Result;
 use clap::ValueEnum as _;
-use serde::Serialize;
 
 use self::contestant::{Contestant, ROOM};
 use crate::{
     nat::conntrack::Room,
-    report::{self, Aim},
-    run::{self, Conditions, Timing},
-    sandbox,
+    run::{Results, Timing},
 };
 
 /// How to measure.
@@ -49,14 +44,6 @@ enum Part {
 }
 
 impl Options {
-    fn rounds(&self) -> u32 {
-        self.timing.rounds()
-    }
-
-    fn time(&self) -> Duration {
-        self.timing.time()
-    }
-
     fn measures(&self, part: Part) -> bool {
         self.parts.is_empty() || self.parts.contains(&part)
     }
@@ -74,39 +61,14 @@ impl Options {
     }
 }
 
-/// Everything that was measured.
-#[derive(Debug, Serialize)]
-struct Results {
-    #[serde(flatten)]
-    conditions: Conditions,
-    rates: Option<rates::Rates>,
-    changes: Option<changes::Changes>,
-    aims: Vec<Aim>,
-}
-
 /// Measures everything, prints it and writes it to `target/bench/policy.json`.
 pub fn run(options: &Options) -> Result<()> {
-    sandbox::enter()?;
-    let mut results = Results {
-        conditions: Conditions::of(&options.timing)?,
-        rates: None,
-        changes: None,
-        aims: Vec::new(),
-    };
+    let mut results = Results::begin(&options.timing)?;
     if options.measures(Part::Rates) {
-        let rates = rates::run(options)?;
-        rates.print();
-        results.aims.extend(rates.aims());
-        results.rates = Some(rates);
+        results.add("rates", &rates::run(options)?)?;
     }
     if options.measures(Part::Changes) {
-        let changes = changes::run(options)?;
-        changes.print();
-        results.aims.extend(changes.aims());
-        results.changes = Some(changes);
+        results.add("changes", &changes::run(options)?)?;
     }
-    if !results.aims.is_empty() {
-        report::print_aims(&results.aims);
-    }
-    run::write("policy", &results)
+    results.end("policy")
 }

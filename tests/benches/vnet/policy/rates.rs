@@ -9,6 +9,7 @@ use super::{Options, contestant::Contestant, lane::Lane};
 use crate::{
     rate::Rate,
     report::{Aim, Bound, number, table},
+    run::Findings,
 };
 
 /// New flows of a round; there is room for them.
@@ -61,10 +62,10 @@ pub fn run(options: &Options) -> Result<Rates> {
                 lane.count_on()?;
             }
         }
-        for round in 0..options.rounds() + warm_ups {
+        for round in 0..options.timing.rounds() + warm_ups {
             for (lane, point) in lanes.iter_mut().zip(&mut points) {
                 let measured = match kind {
-                    Kind::Established => lane.measure(options.time())?,
+                    Kind::Established => lane.measure(options.timing.time())?,
                     Kind::New => {
                         lane.flush()?;
                         lane.send(NEW_FLOWS)?
@@ -100,9 +101,10 @@ impl Rates {
             .filter(|&rules| rules > 0);
         some.min().unwrap_or_default()
     }
+}
 
-    /// A table a kind.
-    pub fn print(&self) {
+impl Findings for Rates {
+    fn print(&self) {
         let fewest = self.fewest();
         for (kind, title, unit) in [
             (Kind::Established, "Packets of established flows", "Mpps"),
@@ -140,8 +142,7 @@ impl Rates {
         }
     }
 
-    /// What the rates are to be.
-    pub fn aims(&self) -> Vec<Aim> {
+    fn aims(&self) -> Vec<Aim> {
         let fewest = self.fewest();
         let mut aims = Vec::new();
         for (kind, title, least) in [
