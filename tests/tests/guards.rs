@@ -7,7 +7,7 @@ use vnet_tests::{
     attacks,
     frame::{
         ip::arp,
-        raw::{ADVERTISEMENT, neighbour, udp, v4, v6},
+        raw::{self, ADVERTISEMENT, neighbour, udp, v4, v6},
     },
     host::{Host, Mac, Station},
     traffic::{is_cut_off, reaches},
@@ -332,7 +332,9 @@ fn a_vm_is_what_it_is_leased() {
     // A server on another VM's port leases nothing.
     let rogue = host.bare_station("vm12", 12);
     host.vnet("port add vm12 --network lan");
-    let leased = vnet_tests::frame::raw::acknowledged("10.0.0.77", vm.mac().0, 600);
+    let asks = raw::requested(vm.mac().0);
+    cable(&vm).send(&Frame::carrying(vm.mac(), Mac::BROADCAST, &asks));
+    let leased = raw::acknowledged("10.0.0.77", vm.mac().0, 600);
     cable(&rogue).send(&Frame::carrying(rogue.mac(), vm.mac(), &leased));
     assert!(vm.netns().sh(spoofed).is_err());
 }

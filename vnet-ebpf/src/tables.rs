@@ -128,6 +128,10 @@ pub trait Effects: Tables {
     /// Puts an address in the next place of a port's and writes what was there to `oldest`; false
     /// where there is no such port.
     fn lease_swap(&self, slot: u16, key: &LearnedIpKey, oldest: &mut LearnedIpKey) -> bool;
+    /// Remembers what a port asks a DHCP server.
+    fn lease_ask(&self, slot: u16, transaction: u64);
+    /// Whether a port has asked that lately.
+    fn lease_asked(&self, slot: u16, transaction: u64) -> bool;
     /// Reports an event, within the kind's rate limit.
     fn report(&self, event: &Event);
 }

@@ -113,6 +113,20 @@ impl Effects for Machine {
         true
     }
 
+    fn lease_ask(&self, slot: u16, transaction: u64) {
+        let mut leases = self.port_leases.borrow_mut();
+        if let Some(leases) = leases.get_mut(usize::from(slot)) {
+            leases.ask(transaction);
+        }
+    }
+
+    fn lease_asked(&self, slot: u16, transaction: u64) -> bool {
+        let leases = self.port_leases.borrow();
+        leases
+            .get(usize::from(slot))
+            .is_some_and(|leases| leases.has_asked(transaction))
+    }
+
     fn report(&self, event: &Event) {
         let mut limits = self.event_limits.borrow_mut();
         let Some(limit) = limits.get_mut(event.kind as usize) else {

@@ -378,12 +378,16 @@ fn guarded_body() -> impl Strategy<Value = Vec<u8>> {
     let acknowledged = (v4(), station(), 0u32..100)
         .prop_map(|(addr, client, seconds)| raw::acknowledged(addr, client, seconds));
     let replied = (v6(), 0u32..100).prop_map(|leased| raw::replied(&[leased]));
+    let requested = station().prop_map(raw::requested);
+    let requested_v6 = v6().prop_map(raw::requested_v6);
     let icmp = vec(any::<u8>(), 0..12);
     let bodies = prop_oneof![
         arp,
         (v4(), udp()).prop_map(|(src, payload)| raw::v4(src, 17, &payload)),
         (v4(), icmp).prop_map(|(src, payload)| raw::v4(src, 1, &payload)),
         (v6(), chain).prop_map(|(src, (next, payload))| raw::v6(src, next, &payload)),
+        requested,
+        requested_v6,
         acknowledged,
         replied,
     ];

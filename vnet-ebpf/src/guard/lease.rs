@@ -1,11 +1,13 @@
 //! Learning a port's IP addresses from what DHCP servers answer it (RFC 2131, RFC 8415).
 //!
 //! Answers count that come from the host or from an uplink, never those of another VM. Who is leased
-//! the address is the VM whose hardware address the message names, wherever the FDB knows it.
+//! the address is the VM whose hardware address the message names, wherever the FDB knows it, if it has
+//! asked for that: another one may have asked in its name.
 
 use vnet_common::{
     Event, EventKind, FdbKey, FlowKey, LearnedIp, LearnedIpKey, NO_SLOT, PortKind,
     flow::mapped,
+    guard::{transaction_v4, transaction_v6},
     port::{PORT_LEARN_IPS, PORT_MAC_LIST},
 };
 
@@ -65,6 +67,30 @@ pub fn concerns(plan: &Plan) -> bool {
         && matches!(plan.verdict.fate, Fate::Forward | Fate::Flood)
         && matches!(plan.frame.ether_type, IPV4 | IPV6)
         && !plan.frame.inner_tag
+}
+
+/// Remembers what the frame under way asks a DHCP server, if it does: the guards have looked at it, and
+/// left where its headers are.
+#[inline(always)]
+pub fn ask<W: Window + ?Sized, T: Effects + ?Sized>(
+    plan: &Plan,
+    window: &W,
+    tables: &T,
+    sight: &Sight,
+) {
+    let message = sight.l4 as usize + 8;
+    let transaction = match v4::ports(window, sight) {
+        Ok((v4::CLIENT, v4::SERVER)) => match window.at::<8>(message) {
+            Some(h) => transaction_v4(u32::from_be_bytes([h[4], h[5], h[6], h[7]])),
+            None => return,
+        },
+        Ok((v6::CLIENT, v6::SERVER)) => match window.at::<4>(message) {
+            Some(h) => transaction_v6(u32::from_be_bytes([0, h[1], h[2], h[3]])),
+            None => return,
+        },
+        _ => return,
+    };
+    tables.lease_ask(plan.port.slot, transaction);
 }
 
 /// Learns from the frame under way.
@@ -150,6 +176,7 @@ fn learn_v4<W: Window + ?Sized, T: Leases + ?Sized>(
         return;
     }
     sight.client = [head[28], head[29], head[30], head[31], head[32], head[33]];
+    sight.transaction = transaction_v4(u32::from_be_bytes([head[4], head[5], head[6], head[7]]));
     let leased = [head[16], head[17], head[18], head[19]];
     sight.addr = mapped(leased);
     sight.l4 = (message + OPTIONS_V4) as u32;
@@ -208,7 +235,9 @@ fn learn_v6<W: Window + ?Sized, T: Leases + ?Sized>(
     }
     let message = sight.l4 as usize + 8;
     match window.at::<4>(message) {
-        Some(h) if h[0] == REPLY => {}
+        Some(h) if h[0] == REPLY => {
+            sight.transaction = transaction_v6(u32::from_be_bytes([0, h[1], h[2], h[3]]));
+        }
         _ => return,
     }
     sight.l4 = message as u32 + 4;
@@ -259,6 +288,7 @@ pub fn keep<T: Effects + ?Sized>(plan: &Plan, tables: &T, sight: &mut Sight) {
     if port.flags & PORT_LEARN_IPS == 0
         || (port.flags & PORT_MAC_LIST != 0
             && !tables.mac_allowed(generation, port.slot, *client))
+        || !tables.lease_asked(port.slot, sight.transaction)
         // What is somebody's by configuration is no server's to give.
         || tables.port_ip(generation, plan.segment, &sight.addr) != NO_SLOT
     {

@@ -13,7 +13,7 @@ mod v6;
 
 use vnet_common::{
     Addr, DropReason, Event, EventKind, FlowKey, Mac, NO_SLOT, PortKind,
-    port::{PORT_GUARD_IP, PORT_GUARD_OWNERS, PORT_GUARD_STRICT, PORT_GUARDS},
+    port::{PORT_GUARD_IP, PORT_GUARD_OWNERS, PORT_GUARD_STRICT, PORT_GUARDS, PORT_LEARN_IPS},
 };
 
 use crate::{
@@ -60,6 +60,8 @@ pub struct Sight {
     pub client: Mac,
     /// Always zero.
     pub reserved: u16,
+    /// What the lease answers, as in [`PortLeases`](vnet_common::PortLeases).
+    pub transaction: u64,
 }
 
 /// `flags` of [`Sight`]: a fragment.
@@ -79,6 +81,7 @@ impl Sight {
         ether_type: 0,
         client: [0; 6],
         reserved: 0,
+        transaction: 0,
     };
 
     /// Before anything was looked at, written in place.
@@ -129,6 +132,9 @@ pub fn check<W: Window + ?Sized, T: Effects + ?Sized>(
     sight.clear();
     let sight = tables.opaque(sight);
     let Err(reason) = look(plan, window, tables, sight) else {
+        if plan.port.flags & PORT_LEARN_IPS != 0 {
+            lease::ask(plan, window, tables, tables.opaque(sight));
+        }
         return;
     };
     plan.verdict = Verdict::drop(reason, plan.port.slot);

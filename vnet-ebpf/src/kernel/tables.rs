@@ -376,6 +376,22 @@ impl Effects for Kernel {
     }
 
     #[inline(always)]
+    fn lease_ask(&self, slot: u16, transaction: u64) {
+        if let Some(leases) = PORT_LEASES.get_ptr_mut(u32::from(slot)) {
+            // SAFETY: as above; a client whose question is lost asks again.
+            unsafe { (*leases).ask(transaction) };
+        }
+    }
+
+    #[inline(always)]
+    fn lease_asked(&self, slot: u16, transaction: u64) -> bool {
+        // SAFETY: as above.
+        PORT_LEASES
+            .get_ptr(u32::from(slot))
+            .is_some_and(|leases| unsafe { (*leases).has_asked(transaction) })
+    }
+
+    #[inline(always)]
     fn report(&self, event: &Event) {
         let Some(limit) = EVENT_LIMITS.get_ptr_mut(event.kind) else {
             return;
