@@ -255,6 +255,23 @@ mod tests {
     }
 
     #[test]
+    fn what_came_since_is_left_to_who_made_it() {
+        use LinkKind::Tun;
+        let seen = link(2, "tap0", Tun, None);
+        let settled = Adopting::Settled(BTreeSet::from([Identity::of(&seen)]));
+        let mut down = seen.clone();
+        down.up = false;
+        assert!(settled.admits(&down), "it is the same one");
+        for other in [link(3, "tap0", Tun, None), link(2, "tap1", Tun, None)] {
+            assert!(!settled.admits(&other), "{other:?}");
+            assert!(Adopting::All.admits(&other), "{other:?}");
+        }
+        let member = link(4, "tap2", Tun, Some(1));
+        assert!(settled.admits(&member), "who made it has put it there");
+        assert!(!Adopting::Known.admits(&member));
+    }
+
+    #[test]
     fn more_than_there_is_room_for_are_left() {
         let links: Vec<_> = (10..20)
             .map(|index| link(index, &format!("tap{index}"), LinkKind::Tun, None))
