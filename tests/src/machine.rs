@@ -81,8 +81,6 @@ pub struct Machine {
     event_limits: RefCell<[EventLimit; EVENT_KINDS as usize]>,
     events: RefCell<Vec<Event>>,
     now_ns: Cell<u64>,
-    /// The frame under way is an ICMP error about a connection that is let through.
-    related: Cell<bool>,
     /// Tags that the next frame may still have made before the kernel is out of memory.
     tags_left: Cell<u32>,
     gateway: gateway::State,
@@ -122,7 +120,6 @@ impl Machine {
             event_limits: RefCell::default(),
             events: RefCell::default(),
             now_ns: Cell::new(u64::from(START_S) * 1_000_000_000),
-            related: Cell::new(false),
             tags_left: Cell::new(u32::MAX),
             gateway: gateway::State::new(setup),
             limits: limit::State::new(setup),

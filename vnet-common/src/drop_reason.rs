@@ -101,7 +101,7 @@ drop_reasons! {
     VlanTags = vlan_tags;
     /// A port with a strict guard sent a length where an EtherType belongs: LLC or SNAP.
     LlcFrame = llc_frame;
-    /// A frame with an inner tag would have left untagged.
+    /// A frame with an inner tag would have left untagged, or the inner tag says no VLAN.
     DoubleTag = double_tag;
     /// Longer than the MTU of the port it would have left by.
     MtuExceeded = mtu_exceeded;

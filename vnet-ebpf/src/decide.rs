@@ -59,6 +59,8 @@ pub struct Plan {
     /// Slot of the stack-side port that it is addressed to, when its packet may have to be routed on:
     /// the verdict is what becomes of it otherwise. 0 is none.
     pub stack_slot: u16,
+    /// Slot of the port whose connection the frame is an ICMP error about, once that is known; 0 is none.
+    pub related: u16,
     /// Its header.
     pub frame: Frame,
 }
@@ -214,6 +216,7 @@ impl Plan {
         limited: 0,
         readdress: false,
         stack_slot: NO_SLOT,
+        related: NO_SLOT,
         frame: Frame::EMPTY,
     };
 }
@@ -317,6 +320,9 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         return drop(DropReason::NatUntranslated);
     }
 
+    if frame.inner_tag && is_priority_tag(frame, window) {
+        return drop(DropReason::DoubleTag);
+    }
     if let Some(reason) = check_addresses(port, frame, conf, tables) {
         return drop(reason);
     }
@@ -402,6 +408,16 @@ fn judge<W: Window + ?Sized, T: Tables + ?Sized>(
         }
         Err(Refused::NotMember) => unknown,
         Err(Refused::Drop(reason)) => Verdict::drop(reason, target.slot),
+    }
+}
+
+/// Whether the inner tag says no VLAN. Receivers take any number of those off
+/// (`__netif_receive_skb_core`, net/core/dev.c, 6.12): what is behind would have been looked at by nobody.
+#[inline(always)]
+fn is_priority_tag<W: Window + ?Sized>(frame: &Frame, window: &W) -> bool {
+    match window.at::<2>(frame.payload_offset()) {
+        Some(tci) => (tci[0] & 0x0f) | tci[1] == 0,
+        None => true,
     }
 }
 

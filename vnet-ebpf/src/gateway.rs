@@ -107,7 +107,8 @@ pub struct FragmentKey {
 pub struct Fragment {
     /// Index of the entry; of one that is flooded, as in [`Search::what`].
     pub index: u32,
-    /// Its tag, which tells whether it is still the same flow; of one that is flooded zero.
+    /// Its tag, which tells whether it is still the same flow; of one that is flooded the slot that it
+    /// comes from, and above 16 bits that of [`Question::known`].
     pub tag: u32,
     /// When the first fragment came, in seconds of CLOCK_MONOTONIC.
     pub seen_s: u32,
@@ -229,6 +230,8 @@ pub struct Work {
     pub search: PortSearch,
     /// A search for a security group's rule.
     pub policy: Search,
+    /// Slot of the port whose connection it is an ICMP error about; 0 is none.
+    pub related: u16,
     /// What the members of the flood that begins are asked.
     pub question: Question,
     /// What is known of the packet besides its bytes.
@@ -297,8 +300,8 @@ pub struct Work {
     pub rejudge: bool,
     /// It comes from another port than its flow's packets did.
     pub moved: bool,
-    /// It is an ICMP error about a connection that is let through.
-    pub related: bool,
+    /// Nobody has answered what its flow would have it answer.
+    pub unanswered: bool,
     /// Its connection is counted for its source, and not in the table yet.
     pub held: bool,
 }

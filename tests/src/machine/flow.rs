@@ -90,7 +90,7 @@ impl Machine {
         };
         if outcome == Outcome::STACK && plan.policed {
             outcome = policy::arrive::arrive(&mut work, plan, meta, skb, self);
-            self.related.set(work.related);
+            plan.related = work.related;
         }
         if outcome == Outcome::SEND || outcome == Outcome::FRAGMENT {
             work.change.index = work.index;

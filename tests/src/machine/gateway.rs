@@ -17,7 +17,6 @@ use vnet_ebpf::{
     decide::Plan,
     flow::table::{FlowTable, find},
     forward::Flood,
-    frame::is_group,
     gateway::{
         ANSWER_KINDS, AnswerKind, CHECKED, Checked, FlowCount, Fragment, FragmentKey, Gateway,
         HostSocket, Route, Work,
@@ -578,8 +577,7 @@ impl Gateway for Machine {
 
     fn ask_members<W: Window + ?Sized>(&self, flood: &mut Flood, plan: &Plan, window: &W) {
         let mut ip = Ip::EMPTY;
-        let related = self.related.take() && !is_group(plan.frame.dst);
-        flood::ask(&mut flood.question, plan, window, self, &mut ip, related);
+        flood::ask(&mut flood.question, plan, window, self, &mut ip);
     }
 
     fn member_admits(&self, flood: &Flood, slot: u16) -> bool {

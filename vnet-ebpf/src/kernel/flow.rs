@@ -110,6 +110,7 @@ pub fn run(ctx: &TcContext) -> i32 {
     let meta = kernel.opaque(meta);
     if outcome == Outcome::STACK && plan.policed {
         outcome = policy::arrive::arrive(work, plan, meta, &skb, &kernel);
+        plan.related = work.related;
     }
     let work = kernel.opaque(work);
     let plan = kernel.opaque(plan);

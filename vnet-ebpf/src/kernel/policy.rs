@@ -5,7 +5,6 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop};
 use vnet_ebpf::{
-    frame::is_group,
     gateway::Work,
     policy::{
         flood,
@@ -84,11 +83,9 @@ pub extern "C" fn policy_ask_members(raw: *mut __sk_buff) -> u32 {
     };
     // SAFETY: this CPU's own, and no other program runs here until the frame is sent.
     let (plan, work) = unsafe { (&(*scratch).plan, &mut *work) };
-    let related = work.related && !is_group(plan.frame.dst);
-    work.related = false;
     let Work { ip, question, .. } = work;
     let raw = core::hint::black_box(raw);
     let kernel = Kernel { ctx: raw.cast() };
-    flood::ask(question, plan, &Skb { skb: raw }, &kernel, ip, related);
+    flood::ask(question, plan, &Skb { skb: raw }, &kernel, ip);
     0
 }

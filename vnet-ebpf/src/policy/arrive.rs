@@ -59,7 +59,7 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
     if outcome == Outcome::STACK || outcome.is_drop() {
         return outcome;
     }
-    let known = outcome == Outcome::SEND;
+    let mut known = outcome == Outcome::SEND;
     let related = matches!(work.ip.icmp, Icmp::Error) && !work.not_ip;
     if !known && related {
         let outcome = gateway.step(Step::PolicyRelated, work, plan, window);
@@ -71,7 +71,16 @@ pub fn arrive<W: Window + ?Sized, G: Gateway + ?Sized>(
         gateway.step(Step::PolicyFill, work, plan, window);
     }
     let work = gateway.opaque(work);
-    let outcome = gateway.step(Step::Judge, work, plan, window);
+    let mut outcome = gateway.step(Step::Judge, work, plan, window);
+    let work = gateway.opaque(work);
+    if outcome.is_drop() && work.unanswered {
+        // What nobody let through did not arrive, and this is no answer to it, but begins by itself.
+        gateway.close(work);
+        let work = gateway.opaque(work);
+        known = false;
+        gateway.step(Step::PolicyFill, work, plan, window);
+        outcome = gateway.step(Step::Judge, work, plan, window);
+    }
     let work = gateway.opaque(work);
     if known {
         // What is no longer let through stays in the table until its time is over: else the next packet
@@ -142,7 +151,8 @@ fn begin(work: &mut Work, plan: &Plan, meta: &Meta) {
     work.index = NO_FLOW;
     work.first = NO_FLOW;
     work.moved = false;
-    work.related = false;
+    work.related = NO_SLOT;
+    work.unanswered = false;
     work.exempt_out = false;
     work.exempt_in = false;
     work.source_rule = 0;
@@ -187,8 +197,8 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
         && !exempt.into;
     if matches!(work.ip.part, Part::Later) {
         let is_flooded = is_group(plan.frame.dst);
-        return if is_flooded && of_first(&work.ip, gateway).is_some()
-            || later_fragment(work, gateway) == Outcome::FRAGMENT
+        return if is_flooded && of_first(&work.ip, plan.port.slot, gateway).is_some()
+            || later_fragment(work, gateway) == Outcome::FRAGMENT && goes_along(work, plan, gateway)
         {
             Outcome::STACK
         } else {
@@ -227,10 +237,23 @@ pub fn known<G: Gateway + ?Sized>(work: &mut Work, plan: &Plan, gateway: &G) -> 
     if own.epoch == plan.epoch && own.via == from && own.slot == to {
         return note(work, plan, gateway);
     }
+    work.unanswered = is_reply && own.via == NO_SLOT;
+    work.tag = tag_of(gateway, index);
     let (origin, target) = if is_reply { (to, from) } else { (from, to) };
     work.reply.slot = origin;
     work.forward.slot = target;
     Outcome::SEND
+}
+
+/// Whether the frame goes from where to where the flow at `work.index` does.
+#[inline(always)]
+fn goes_along<G: Gateway + ?Sized>(work: &Work, plan: &Plan, gateway: &G) -> bool {
+    let Some(entry) = gateway.flow(work.index) else {
+        return false;
+    };
+    let target = target_slot(plan);
+    // SAFETY: the table's own entry; each field is one aligned word.
+    unsafe { (*entry).via == plan.port.slot && (target == NO_SLOT || (*entry).slot == target) }
 }
 
 /// Whether a TCP packet begins a connection.
@@ -419,14 +442,25 @@ pub fn related<W: Window + ?Sized, G: Gateway + ?Sized>(
     if index == NO_FLOW || expire(work, index, gateway) {
         return Outcome::GO_ON;
     }
-    // A VM in groups tells of its own connections without being asked, and of no others.
-    let sent_here = match gateway.flow(index) {
-        // SAFETY: the table's own entry; one aligned word.
-        Some(entry) => (unsafe { (*entry).via }) == plan.port.slot,
-        None => false,
+    let Some(entry) = gateway.flow(index) else {
+        return Outcome::GO_ON;
     };
-    work.related = !plan.port.policed || sent_here;
-    if work.related {
+    // SAFETY: the table's own entries; each field is one aligned word.
+    let (via, to, judged, peer) =
+        unsafe { ((*entry).via, (*entry).slot, (*entry).epoch, (*entry).peer) };
+    // Both directions are judged at once, and each notes it for itself.
+    let judged_back = match gateway.flow(peer) {
+        // SAFETY: as above.
+        Some(peer) => unsafe { (*peer).epoch },
+        None => judged,
+    };
+    let stands = judged == plan.epoch || judged_back == plan.epoch;
+    let target = target_slot(plan);
+    let leads = work.key.kind == KEY_ROUTED || target == NO_SLOT || to == target;
+    // A VM in groups tells of its own connections without being asked, and of no others.
+    let tells = !plan.port.policed || via == plan.port.slot;
+    if stands && leads && tells {
+        work.related = to;
         Outcome::STACK
     } else {
         Outcome::GO_ON

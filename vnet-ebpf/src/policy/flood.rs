@@ -30,7 +30,7 @@ pub struct Question {
     pub what: u32,
     /// The groups of the sender's port.
     pub remote_groups: PortGroups,
-    /// The member that the frame's own flow leads to; it takes it.
+    /// The member that the frame's own flow leads to, or whose connection it tells of; it takes it.
     pub known: u16,
     /// What the members' groups are for: [`PASS`], [`ASK`] or [`DROP`].
     pub mode: u16,
@@ -62,8 +62,7 @@ impl Question {
     };
 }
 
-/// Writes what the members are asked about a frame; nothing about one that is `related` to a connection.
-/// `ip` is scratch space.
+/// Writes what the members are asked about a frame. `ip` is scratch space.
 #[inline(always)]
 pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
     question: &mut Question,
@@ -71,9 +70,9 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
     window: &W,
     gateway: &G,
     ip: &mut Ip,
-    related: bool,
 ) {
     *question = Question::NONE;
+    question.key.segment = plan.segment;
     let policed = gateway
         .segment(plan.generation, plan.segment)
         .is_some_and(|segment| segment.policed != 0);
@@ -95,7 +94,7 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
         return;
     }
     let ip = gateway.opaque(ip);
-    if exempt(ip).into || related {
+    if exempt(ip).into {
         question.mode = PASS;
         return;
     }
@@ -104,8 +103,11 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
     question.key = ip.key;
     if matches!(ip.part, Part::Later) {
         // Its ports are those of the first, which went the same way.
-        match of_first(ip, gateway) {
-            Some(what) => question.what = what,
+        match of_first(ip, plan.port.slot, gateway) {
+            Some(first) => {
+                question.what = first.index;
+                question.known = (first.tag >> 16) as u16;
+            }
             None => {
                 question.mode = DROP;
                 return;
@@ -118,15 +120,19 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
             0
         };
         question.what = u32::from(ip.key.proto) << 16 | u32::from(port);
+        question.known = plan.related;
+        let key = fragment_key(ip, KEY_FLOODED);
+        if question.known == NO_SLOT {
+            question.known = known(&mut ip.key, plan, gateway);
+        }
         if matches!(ip.part, Part::First) {
-            let fragment = Fragment {
+            let first = Fragment {
                 index: question.what,
-                tag: 0,
+                tag: u32::from(question.known) << 16 | u32::from(plan.port.slot),
                 seen_s: gateway.now_s(),
             };
-            gateway.fragment_put(&fragment_key(ip, KEY_FLOODED), &fragment);
+            gateway.fragment_put(&key, &first);
         }
-        question.known = known(&mut ip.key, plan, gateway);
     }
     let owner = gateway.ip_owner(plan.generation, plan.segment, &question.key.src);
     let here =
@@ -139,12 +145,13 @@ pub fn ask<W: Window + ?Sized, G: Gateway + ?Sized>(
     }
 }
 
-/// What the groups were asked about the first fragment of a packet that was flooded, which the sender's let
-/// through; `None` when there was none.
+/// What was noted of the first fragment of a packet that was flooded from the port in `slot`, whose groups
+/// let it through; `None` when there was none.
 #[inline(always)]
-pub fn of_first<G: Gateway + ?Sized>(ip: &Ip, gateway: &G) -> Option<u32> {
-    let fragment = gateway.fragment_find(&fragment_key(ip, KEY_FLOODED))?;
-    (gateway.now_s().saturating_sub(fragment.seen_s) <= FRAGMENT_S).then_some(fragment.index)
+pub fn of_first<G: Gateway + ?Sized>(ip: &Ip, slot: u16, gateway: &G) -> Option<Fragment> {
+    let first = gateway.fragment_find(&fragment_key(ip, KEY_FLOODED))?;
+    let is_fresh = gateway.now_s().saturating_sub(first.seen_s) <= FRAGMENT_S;
+    (is_fresh && first.tag as u16 == slot).then_some(first)
 }
 
 /// The member that the frame's flow goes to, when it has one that was judged by the rules in force.
@@ -223,13 +230,13 @@ pub fn admits<G: Gateway + ?Sized>(
     matches!(search.verdict, PolicyVerdict::Allow)
 }
 
-/// Counts the frame for the rule that was found for a member, and reports it where the rule says so. A
+/// Counts the frame for the rule that was found for a member, and reports it where that drops it and says so. A
 /// function of its own, for the sake of a program's stack.
 #[inline(never)]
 fn tell<G: Gateway + ?Sized>(flood: &Flood, search: &Search, event: &mut Event, gateway: &G) {
     let rule = search.rule();
     gateway.count_policy(rule, u64::from(flood.packets), u64::from(flood.len), 0);
-    if search.log == 0 {
+    if search.log == 0 || matches!(search.verdict, PolicyVerdict::Allow) {
         return;
     }
     let key = &flood.question.key;
