@@ -404,6 +404,13 @@ fn storm_limits_have_defaults_and_can_be_switched_off() {
     assert!(burst(&one) < 200);
     host.vnet("set storm.broadcast=off");
     assert_eq!(burst(&one), 400);
+    // As many at once as are said; and what was used up of a limit is nothing to the next one.
+    host.vnet("port set one --storm broadcast=1/100");
+    let passed = burst(&one);
+    assert!((100..150).contains(&passed), "{passed}");
+    host.vnet("port set one --storm broadcast=300");
+    let passed = burst(&one);
+    assert!(passed >= 300, "{passed}");
 }
 
 /// A full table learns no more, counts it, and goes on by flooding.

@@ -189,6 +189,8 @@ impl Daemon<'_> {
                 self.try_again(&error);
             }
         }
+        // Until the host has been looked at again.
+        self.session.adopt(Adopting::Known);
         Ok(())
     }
 

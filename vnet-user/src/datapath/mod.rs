@@ -14,4 +14,5 @@ pub mod object;
 pub mod pins;
 pub mod policy;
 pub mod publish;
+mod storms;
 mod tables;

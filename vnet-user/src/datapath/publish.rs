@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use vnet_common::{PortConf, SwitchConf};
 
-use super::{batch::Batch, counters, maps, object::Sizes, pins::Pins, tables};
+use super::{batch::Batch, counters, maps, object::Sizes, pins::Pins, storms, tables};
 use crate::compile::{Image, Owner};
 use crate::host::kernel;
 
@@ -18,6 +18,7 @@ pub fn publish(pins: &Pins, sizes: &Sizes, image: &Image) -> Result<()> {
     let mut conf = maps::array::<SwitchConf>(pins, "switch_conf")?;
     let current = conf.get(&0, 0).context("reading the switch's state")?;
     let generation = (current.generation & 1) ^ 1;
+    let before = ports_in_force(pins, sizes)?;
 
     // A program that began before the last swap may still read the half that is filled now.
     kernel::membarrier_global();
@@ -39,7 +40,8 @@ pub fn publish(pins: &Pins, sizes: &Sizes, image: &Image) -> Result<()> {
                 "the switch's state is {found:?}, not {next:?}"
             );
             tables::compare(pins, sizes, image, generation)
-        });
+        })
+        .and_then(|()| storms::begin_anew(pins, &before, &image.ports));
     if compared.is_err() {
         let back = SwitchConf {
             epoch: next.epoch.wrapping_add(1),
