@@ -61,7 +61,8 @@ pub const PORT_POLICY_ALLOW: u32 = 512;
 /// `flags`: what the port says of itself in ARP and neighbour discovery is the MAC address that it
 /// sends from, and its listed ones are taken by no other VM.
 pub const PORT_GUARD_MAC: u32 = 1024;
-/// `flags`: it uses no IP address of another port's or of the host's.
+/// `flags`: it uses no IP address of another port's or of the host's; of a port with no other guard, in ARP
+/// and neighbour discovery.
 pub const PORT_GUARD_OWNERS: u32 = 2048;
 /// `flags`: it sends from its own IP addresses alone.
 pub const PORT_GUARD_IP: u32 = 4096;

@@ -7,8 +7,8 @@ use vnet_common::{
     fdb::FDB_LOCAL,
     flow::mapped,
     port::{
-        PORT_ACCESS, PORT_GUARD_MAC, PORT_ISOLATED, PORT_LEARN_IPS, PORT_MAC_LIST, PORT_MEMBER,
-        PORT_ROUTED, PORT_TCP_AT_TC, PORT_XDP_TARGET,
+        PORT_ACCESS, PORT_GUARD_MAC, PORT_GUARD_OWNERS, PORT_ISOLATED, PORT_LEARN_IPS,
+        PORT_MAC_LIST, PORT_MEMBER, PORT_ROUTED, PORT_TCP_AT_TC, PORT_XDP_TARGET,
     },
     switch::SWITCH_GUARDS,
 };
@@ -51,7 +51,7 @@ pub struct Plan {
     /// Security groups are to be asked before it is forwarded. A flood's members are asked each by
     /// itself.
     pub policed: bool,
-    /// It is of a kind that its port limits whatever becomes of it, [`StormKind::Arp`] or
+    /// It is of a kind that its port limits, or the guards look at, whatever becomes of it, [`StormKind::Arp`] or
     /// [`StormKind::Nd`]; 0 is none.
     pub limited: u32,
     /// It is for one of the host's addresses, and the stack behind the exit takes another.
@@ -421,16 +421,18 @@ fn is_priority_tag<W: Window + ?Sized>(frame: &Frame, window: &W) -> bool {
     }
 }
 
-/// The kind of a frame that its port limits whatever becomes of it; 0 is none.
+/// The kind of a frame that its port limits, or whose claims the guards look at, whatever becomes of it; 0 is
+/// none.
 #[inline(always)]
 fn limited<W: Window + ?Sized>(port: &PortConf, frame: &Frame, window: &W) -> u32 {
     const ARP: u32 = StormKind::Arp as u32;
     const ND: u32 = StormKind::Nd as u32;
     let interval = &port.storm_interval_ns;
-    if interval[ARP as usize] != 0 && frame.ether_type == crate::answer::ARP {
+    let guarded = port.flags & PORT_GUARD_OWNERS != 0;
+    if (guarded || interval[ARP as usize] != 0) && frame.ether_type == crate::answer::ARP {
         return ARP;
     }
-    if interval[ND as usize] == 0 || frame.ether_type != ip::IPV6 {
+    if !guarded && interval[ND as usize] == 0 || frame.ether_type != ip::IPV6 {
         return 0;
     }
     // Behind extension headers it is not looked for.

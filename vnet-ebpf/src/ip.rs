@@ -411,7 +411,8 @@ fn read_l4<W: Window + ?Sized>(window: &W, ip: &mut Ip) -> Result<(), Unread> {
             ip.icmp = match h[0] {
                 8 => Icmp::Request,
                 0 => Icmp::Reply,
-                3 | 4 | 5 | 11 | 12 => Icmp::Error,
+                // A redirect is none: it speaks for a router, not about a packet.
+                3 | 4 | 11 | 12 => Icmp::Error,
                 _ => Icmp::Other,
             };
             set_echo(ip, u16::from_be_bytes([h[4], h[5]]));
@@ -477,6 +478,32 @@ fn set_echo(ip: &mut Ip, id: u16) {
     match ip.icmp {
         Icmp::Request => ip.key.sport = id,
         Icmp::Reply => ip.key.dport = id,
+        Icmp::Other => set_query(ip),
         _ => {}
     }
+}
+
+/// Other messages are told from each other by their types: an answer (RFC 792, RFC 4620, RFC 6275) goes
+/// with its question, and what is neither with its like.
+#[inline(always)]
+fn set_query(ip: &mut Ip) {
+    /// No echo has it in the place of what is no identifier.
+    const QUERY: u16 = u16::MAX;
+    let kind = u16::from(ip.icmp_type);
+    let (asks, answers) = if ip.v6 {
+        (
+            matches!(kind, 139 | 144 | 146),
+            matches!(kind, 140 | 145 | 147),
+        )
+    } else {
+        (matches!(kind, 13 | 15 | 17), matches!(kind, 14 | 16 | 18))
+    };
+    ip.key.sport = if answers { QUERY } else { kind };
+    ip.key.dport = if asks {
+        QUERY
+    } else if answers {
+        kind - 1
+    } else {
+        kind
+    };
 }

@@ -92,11 +92,14 @@ impl Sight {
 }
 
 /// Whether the frame under way is to be looked at: it comes from a guarded port and is not dropped
-/// already for what it is, whoever sent it.
+/// already for what it is, whoever sent it. Of ports of which nothing is known but that they take nobody's
+/// addresses it is what claims them: ARP and neighbour discovery.
 #[inline(always)]
 #[must_use]
 pub fn concerns(plan: &Plan) -> bool {
-    plan.port.flags & PORT_GUARDS != 0
+    let looks_at_all = plan.port.flags & (PORT_GUARDS & !PORT_GUARD_OWNERS) != 0;
+    let looks_at_claims = plan.port.flags & PORT_GUARD_OWNERS != 0 && plan.limited != 0;
+    (looks_at_all || looks_at_claims)
         && !(matches!(plan.verdict.fate, Fate::Drop) && matches!(plan.source, Source::Unseen))
 }
 

@@ -34,8 +34,8 @@ pub(super) fn flags(port: &Port) -> u32 {
     flags
         | match port.guard {
             Guard::Strict => PORT_GUARD_MAC | PORT_GUARD_OWNERS | PORT_GUARD_STRICT,
-            // What a VM is called is not known: it may have others behind it.
-            Guard::Default if !known => 0,
+            // What a VM is called is not known, and it may have others behind it: but it is nobody else.
+            Guard::Default if !known => PORT_GUARD_OWNERS,
             Guard::Default => PORT_GUARD_MAC | PORT_GUARD_OWNERS,
             Guard::None => 0,
         }
@@ -50,8 +50,7 @@ pub(super) fn add(
     slots: &BTreeMap<Owner, u16>,
     present: &[(&SwitchPort, Interface)],
 ) {
-    // Whose they are is asked for ports with guards or in groups. Without these the tables do not change
-    // whenever an interface gets an address.
+    // Whose they are is asked for ports with guards or in groups.
     let is_asked = present.iter().any(|(listed, _)| {
         let port = &listed.port;
         listed.role == Role::Vm && (flags(port) != 0 || !port.groups.is_empty())

@@ -671,7 +671,12 @@ fn what_is_checked_of_a_port() {
         )
     };
     let known = PORT_GUARD_MAC | PORT_GUARD_OWNERS;
-    assert_eq!(flags(|_| {}), (0, false), "nothing is known of the VM");
+    assert_eq!(
+        flags(|_| {}),
+        (PORT_GUARD_OWNERS, false),
+        "of the VM nothing is known but that it is nobody else"
+    );
+    assert_eq!(flags(|port| port.guard = Guard::None), (0, false));
     assert_eq!(flags(|port| port.macs = vec![MAC]), (known, false));
     assert_eq!(
         flags(|port| {
