@@ -197,9 +197,9 @@ drop_reasons! {
     /// A later fragment, for or from a port in security groups, of a packet whose first one has not been
     /// let through.
     PolicyFragment = policy_fragment;
-    /// The VM holds its share of the flow table, and is in security groups.
+    /// The VM holds its share of the flow table, and the connection is bridged.
     PolicyQuota = policy_quota;
-    /// The VM begins connections faster than it may, and is in security groups.
+    /// The VM begins connections faster than it may, and this one is bridged.
     PolicyRate = policy_rate;
     /// The flow table is full of connections that are alive, and the port is in security groups.
     PolicyTableFull = policy_table_full;

@@ -29,7 +29,8 @@ pub use policy::{
 
 use crate::config::edits::PortChange;
 use crate::config::names::{
-    self, parse_gateway, parse_iface, parse_mtu, parse_network, parse_switch, parse_vlan,
+    self, parse_gateway, parse_group, parse_iface, parse_mtu, parse_network, parse_switch,
+    parse_vlan,
 };
 use crate::config::{
     Assignment, DhcpRange, FailMode, Guard, MAX_MACS_LIMIT, MacAddr, Mode, PortIp, SettingKey,
@@ -397,6 +398,9 @@ pub struct PortOptions {
     #[arg(long, value_name = "on|off", num_args = 0..=1, require_equals = true,
           default_missing_value = "on", value_parser = parse_switch_word)]
     pub isolated: Option<bool>,
+    /// A security group that it is bound to, from its first frame on; none unbinds it from all
+    #[arg(long, value_name = "NAME", value_parser = parse_group_or_none)]
+    pub group: Vec<OrNone<String>>,
     /// A limit of frames a second, of which BURST may come at once, else one second's worth: KIND is
     /// broadcast, multicast or unknown-unicast, of what is flooded, or arp or nd; none empties the
     /// list, so that the settings storm.* apply
@@ -622,6 +626,10 @@ fn parse_native(text: &str) -> Result<OrNone<String>, String> {
     or_none(text, parse_network)
 }
 
+fn parse_group_or_none(text: &str) -> Result<OrNone<String>, String> {
+    or_none(text, parse_group)
+}
+
 fn parse_mac_or_none(text: &str) -> Result<OrNone<MacChoice>, String> {
     or_none(text, |text| match text {
         "auto" => Ok(MacChoice::Auto),
@@ -692,6 +700,7 @@ impl PortOptions {
             guard: self.guard,
             isolated: self.isolated,
             storm,
+            groups: list("--group", self.group)?,
         };
         Ok((change, autos > 0))
     }

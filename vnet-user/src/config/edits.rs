@@ -135,6 +135,8 @@ pub struct PortChange {
     pub isolated: Option<bool>,
     /// `--storm`: the whole list.
     pub storm: Option<StormOverrides>,
+    /// `--group`: the whole list.
+    pub groups: Option<Vec<String>>,
 }
 
 impl PortChange {
@@ -156,6 +158,9 @@ impl PortChange {
         port.isolated = self.isolated.unwrap_or(port.isolated);
         if let Some(storm) = self.storm {
             port.storm = storm;
+        }
+        if let Some(groups) = self.groups {
+            port.groups = groups;
         }
         Ok(())
     }

@@ -147,6 +147,8 @@ fn options_of_port() {
                                           default, strict, none]
           --isolated[=<on|off>]           Keep it apart from other VMs' ports: it reaches uplinks,
                                           gateways and the host alone
+          --group <NAME>                  A security group that it is bound to, from its first frame on;
+                                          none unbinds it from all
           --storm <KIND=PPS[/BURST]|off>  A limit of frames a second, of which BURST may come at once,
                                           else one second's worth: KIND is broadcast, multicast or
                                           unknown-unicast, of what is flooded, or arp or nd; none
@@ -180,6 +182,8 @@ fn options_of_port() {
                                           default, strict, none]
           --isolated[=<on|off>]           Keep it apart from other VMs' ports: it reaches uplinks,
                                           gateways and the host alone
+          --group <NAME>                  A security group that it is bound to, from its first frame on;
+                                          none unbinds it from all
           --storm <KIND=PPS[/BURST]|off>  A limit of frames a second, of which BURST may come at once,
                                           else one second's worth: KIND is broadcast, multicast or
                                           unknown-unicast, of what is flooded, or arp or nd; none

@@ -38,6 +38,34 @@ fn policies() -> Switch {
 }
 
 #[test]
+fn a_port_comes_with_its_groups() {
+    let switch = switch();
+    let groups = |port: &str| {
+        let shown = switch.ok(&format!("port show {port} -j"));
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        shown["ports"][0]["groups"].clone()
+    };
+    switch.ok("port add tap2 --group web --group guests");
+    assert_eq!(groups("tap2"), serde_json::json!(["web", "guests"]));
+    // What is not named stays; a list replaces the whole list.
+    switch.ok("port set tap2 --isolated");
+    switch.ok("port set tap1 --group guests");
+    assert_eq!(groups("tap2"), serde_json::json!(["web", "guests"]));
+    assert_eq!(groups("tap1"), serde_json::json!(["guests"]));
+    switch.ok("port set tap2 --group none");
+    assert_eq!(groups("tap2"), serde_json::json!([]));
+    for (line, why) in [
+        ("port add tap3 --group nosuch", "nosuch"),
+        ("port set eth0 --group web", "uplink"),
+        ("port set tap2 --group web --group web", "twice"),
+    ] {
+        let answer = switch.run(line);
+        assert_eq!(answer.code, 1, "{line}");
+        assert!(answer.stderr.contains(why), "{line}: {}", answer.stderr);
+    }
+}
+
+#[test]
 fn a_rule_is_told_by_its_id() {
     let switch = switch();
     let answer = switch.run("policy rule add web --direction in --action allow --proto tcp");

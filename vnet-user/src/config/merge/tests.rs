@@ -637,13 +637,21 @@ fn any_ip() -> impl Strategy<Value = PortIp> {
         .prop_map(|text| text.parse().unwrap())
 }
 
+type Checks = (
+    Option<Vec<PortIp>>,
+    Option<Guard>,
+    Option<bool>,
+    Option<Vec<String>>,
+);
+
 /// What is checked of a port.
-fn any_guards() -> impl Strategy<Value = (Option<Vec<PortIp>>, Option<Guard>, Option<bool>)> {
+fn any_checks() -> impl Strategy<Value = Checks> {
     let guards = vec![Guard::Default, Guard::Strict, Guard::None];
     (
         prop::option::of(prop::collection::vec(any_ip(), 0..3)),
         prop::option::of(prop::sample::select(guards)),
         prop::option::of(any::<bool>()),
+        prop::option::of(prop::collection::vec(any_group(), 0..3)),
     )
 }
 
@@ -658,10 +666,19 @@ fn any_change() -> impl Strategy<Value = PortChange> {
         prop::option::of(prop::collection::vec(any_mac(), 0..4)),
         prop::option::of(prop::option::of(0_u32..9)),
         prop::option::of(any_storm()),
-        any_guards(),
+        any_checks(),
     )
         .prop_map(
-            |(uplink, access, trunk, native, macs, max_macs, storm, (ips, guard, isolated))| {
+            |(
+                uplink,
+                access,
+                trunk,
+                native,
+                macs,
+                max_macs,
+                storm,
+                (ips, guard, isolated, groups),
+            )| {
                 PortChange {
                     uplink,
                     access,
@@ -673,6 +690,7 @@ fn any_change() -> impl Strategy<Value = PortChange> {
                     guard,
                     isolated,
                     storm,
+                    groups,
                 }
             },
         )
