@@ -39,8 +39,7 @@ impl Session {
         let bans = bans::read(self.pins()).doing(|| doing.into())?;
         let mut found: Vec<_> = bans
             .iter()
-            // Whom somebody has banned at every port is there from outside, too.
-            .filter(|(key, _)| key.slot != ANY_PORT)
+            .filter(|(key, _)| is_listed(key))
             .map(|(key, ban)| (state.network(key.segment), key, ban))
             .collect();
         found.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
@@ -110,7 +109,7 @@ impl Session {
         let _lock = self.store().lock()?;
         let bans = bans::read(self.pins()).doing(|| doing.into())?;
         bans::flush(self.pins()).doing(|| doing.into())?;
-        Ok(bans.len())
+        Ok(bans.iter().filter(|(key, _)| is_listed(key)).count())
     }
 
     /// What a source is known as in a network that is in force, or in each.
@@ -146,6 +145,11 @@ fn keys_of(source: IpNet, segment: u16) -> Vec<SourceKey> {
         IpNet::V6(v6) if v6.prefix_len() == 128 => vec![itself, at_vms, net],
         IpNet::V6(_) => vec![net],
     }
+}
+
+/// Whether an entry is a ban by itself: whom somebody has banned at every port is there from outside, too.
+const fn is_listed(key: &SourceKey) -> bool {
+    key.slot != ANY_PORT
 }
 
 /// A source as texts have it: its address, or `PREFIX/64`.
