@@ -42,7 +42,7 @@ fn an_attacker_gets_nothing_through() {
     let spy = Tap::create(&host, "spy");
     host.vnet("port add spy");
     host.vnet("port add vm12");
-    host.vnet("port add vm11");
+    host.vnet("port add vm11 --guard none");
     let wire = cable(&vm);
 
     // Without guards all of it goes through, but for a tag that nobody carries and two that would
