@@ -85,7 +85,7 @@ pub fn by(number: u8, dst: Mac) -> Vec<(&'static str, Frame)> {
             all(&packet).tagged(&[Tag::c(0), Tag::c(10), Tag::c(20)]),
         ),
         // Linux takes a priority tag off, and another one behind it.
-        ("ip_source", all(&spoofed).tagged(&[Tag::c(0), Tag::c(0)])),
+        ("double_tag", all(&spoofed).tagged(&[Tag::c(0), Tag::c(0)])),
     ];
     frames.into_iter().chain(others).collect()
 }

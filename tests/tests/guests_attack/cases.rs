@@ -100,7 +100,7 @@ pub fn for_the_guards() -> Vec<Case> {
                 dropped("vlan_tagged", tagged(&[Tag::s(10)])),
                 dropped("vlan_tagged", tagged(&[Tag::s(10), Tag::c(20)])),
                 dropped("vlan_tagged", tagged(&[Tag::c(10), Tag::c(20), Tag::c(30)])),
-                dropped("vlan_tags", tagged(&[Tag::c(0), Tag::c(0), Tag::c(0)])),
+                dropped("double_tag", tagged(&[Tag::c(0), Tag::c(0), Tag::c(0)])),
             ],
         },
         Case {
