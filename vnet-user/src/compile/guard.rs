@@ -51,13 +51,15 @@ pub(super) fn add(
     present: &[(&SwitchPort, Interface)],
 ) {
     // Whose they are is asked for ports with guards or in groups.
-    let is_asked = present.iter().any(|(listed, _)| {
-        let port = &listed.port;
-        listed.role == Role::Vm && (flags(port) != 0 || !port.groups.is_empty())
-    });
-    if !is_asked {
+    let vms = present.iter().filter(|(listed, _)| listed.role == Role::Vm);
+    let asks = |port: &Port| flags(port) != 0 || !port.groups.is_empty();
+    if !vms.clone().any(|(listed, _)| asks(&listed.port)) {
         return;
     }
+    // Those that interfaces make themselves come a while after them: without a port that somebody has said
+    // something of, the tables do not change by that.
+    let asks_all = |port: &Port| flags(port) & !PORT_GUARD_OWNERS != 0 || !port.groups.is_empty();
+    let with_link_local = vms.clone().any(|(listed, _)| asks_all(&listed.port));
     // The host's come first: they are its own, whatever a document says.
     for (listed, interface) in present {
         let outside = is_outside(listed, interface);
@@ -74,7 +76,10 @@ pub(super) fn add(
             continue;
         };
         let held = facts.addresses.iter();
-        let held = held.filter(|address| address.ifindex == interface.ifindex);
+        let held = held.filter(|address| {
+            address.ifindex == interface.ifindex
+                && (with_link_local || !is_link_local(address.net.addr()))
+        });
         let gateway = listed.gateway.iter().flat_map(|network| &network.gateway);
         for net in held.map(|address| &address.net).chain(gateway) {
             image
@@ -104,6 +109,10 @@ pub(super) fn add(
             }
         }
     }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 fn addr(ip: IpAddr) -> Addr {
