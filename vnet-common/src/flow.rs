@@ -54,6 +54,17 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// No packet's.
+    pub const NONE: Self = Self {
+        src: [0; 16],
+        dst: [0; 16],
+        sport: 0,
+        dport: 0,
+        segment: 0,
+        proto: 0,
+        kind: 0,
+    };
+
     /// The key of packets that go the other way, untranslated.
     #[inline(always)]
     #[must_use]

@@ -139,15 +139,7 @@ pub struct Ip {
 impl Ip {
     /// Before anything was read.
     pub const EMPTY: Self = Self {
-        key: FlowKey {
-            src: [0; 16],
-            dst: [0; 16],
-            sport: 0,
-            dport: 0,
-            segment: 0,
-            proto: 0,
-            kind: 0,
-        },
+        key: FlowKey::NONE,
         seq: 0,
         ack: 0,
         payload: 0,

@@ -46,15 +46,7 @@ pub const DROP: u16 = 2;
 impl Question {
     /// Nobody is asked.
     pub const NONE: Self = Self {
-        key: FlowKey {
-            src: [0; 16],
-            dst: [0; 16],
-            sport: 0,
-            dport: 0,
-            segment: 0,
-            proto: 0,
-            kind: 0,
-        },
+        key: FlowKey::NONE,
         what: 0,
         remote_groups: PortGroups { groups: [0; 8] },
         known: NO_SLOT,
